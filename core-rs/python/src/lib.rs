@@ -1,0 +1,8 @@
+//! The binding: a list of what Python may call. Each converter lives in the file named like its core file.
+use pyo3::prelude::*;
+
+#[pymodule]
+fn _core(m: &Bound<'_, PyModule>) -> PyResult<()> {
+    m.add("__version__", env!("CARGO_PKG_VERSION"))?;
+    Ok(())
+}
