@@ -3,3 +3,4 @@
 //! It has no clock, no I/O, no randomness and no Python; what it needs of those comes in as an argument.
 //! Money is whole paise (`i64`), products are `i128`; there is no float anywhere.
 
+pub mod gst;
