@@ -1,0 +1,1 @@
+"""Runs InvoChain on one machine: PostgreSQL, Valkey, the services, the workers and the gateway, supervised."""

@@ -1,0 +1,156 @@
+"""The data folder: who may look into which part, the lock on it, and the secrets kept there.
+
+    DATA/                 0711  the account of the databases may pass through, not look around
+      lock                0600  held by the running supervisor (flock)
+      stack.json          0600  ports, addresses, pids; see state.py
+      secrets/            0700  *.key and *.password, each 0600
+      log/                0700  one file a process, bounded
+      bin/                0755  copies of server programs, only when root
+      postgres/ valkey/   0700  owned by the account
+      run/                0711  unix sockets, owned by the account
+
+Nothing outside this folder is ever changed.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import secrets
+from pathlib import Path
+from typing import IO
+
+from invochain.supervisor.account import Account, first_closed_folder
+from invochain.supervisor.errors import CannotStart
+
+# Keys every process shares; made at the first start and never shown.
+KEYS = ("service-token", "audit-mac", "cache-mac", "page-token")
+KEY_BYTES = 32
+# sun_path holds 108 bytes on Linux and 104 on macOS; `.s.PGSQL.65535.lock` is 19 of them.
+SOCKET_FOLDER_BYTES_MAX = 104 - 20
+
+
+def default_data_folder() -> Path:
+    """/var/lib/invochain for root, else invochain below XDG_DATA_HOME (~/.local/share)."""
+    if os.geteuid() == 0:
+        return Path("/var/lib/invochain")
+    share = os.environ.get("XDG_DATA_HOME", "") or Path.home() / ".local" / "share"
+    return Path(share) / "invochain"
+
+
+class DataFolder:
+    """A data folder that this process may use; `account` is whom its databases run as, None for ourselves."""
+
+    def __init__(self, path: Path, account: Account | None) -> None:
+        self.path = path.expanduser().resolve()
+        self.account = account
+        self._lock: IO[str] | None = None
+
+    @property
+    def log(self) -> Path:
+        return self.path / "log"
+
+    @property
+    def secrets(self) -> Path:
+        return self.path / "secrets"
+
+    @property
+    def programs(self) -> Path:
+        return self.path / "bin"
+
+    @property
+    def sockets(self) -> Path | None:
+        """Where unix sockets go; None when the path is too long for the operating system to hold one."""
+        folder = self.path / "run"
+        return folder if len(os.fsencode(folder)) <= SOCKET_FOLDER_BYTES_MAX else None
+
+    def prepare(self) -> None:
+        """Make the folder and its parts. Raises CannotStart when it cannot be made, used, or reached by the account."""
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+            self.path.chmod(0o711)
+            for part, mode in ((self.secrets, 0o700), (self.log, 0o700), (self.programs, 0o755)):
+                part.mkdir(exist_ok=True)
+                part.chmod(mode)
+        except OSError as error:
+            raise CannotStart(
+                f"the data folder {self.path} cannot be used: {error.strerror}", "choose another one with --data-dir"
+            ) from None
+        if self.account and (closed := first_closed_folder(self.path / "postgres", self.account)):
+            raise CannotStart(
+                f"{closed} is closed to {self.account.name!r}, whom the databases run as; its permissions are not ours",
+                "choose a folder that every user may pass through, such as --data-dir /var/lib/invochain",
+            )
+        if self.sockets:
+            self.owned_by_account("run", 0o711)
+
+    def owned_by_account(self, name: str, mode: int = 0o700) -> Path:
+        """A part of the folder that belongs to the account of the databases."""
+        folder = self.path / name
+        folder.mkdir(exist_ok=True)
+        if self.account and folder.stat().st_uid != self.account.uid:
+            _give(folder, self.account)
+        folder.chmod(mode)
+        return folder
+
+    def file_for_account(self, folder: Path, name: str, text: str) -> Path:
+        """Write a file that only the account may read, replacing it as a whole."""
+        half = folder / f".{name}.half"
+        half.unlink(missing_ok=True)
+        with open(os.open(half, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w", encoding="utf-8") as out:
+            out.write(text)
+        if self.account:
+            os.chown(half, self.account.uid, self.account.gid)
+        return half.rename(folder / name)
+
+    def lock(self) -> None:
+        """Hold the folder until `unlock` or our end. Raises CannotStart when another supervisor has it."""
+        path = self.path / "lock"
+        held = open(os.open(path, os.O_RDWR | os.O_CREAT, 0o600), "r+", encoding="utf-8")  # noqa: SIM115
+        try:
+            fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            owner = held.read().strip() or "unknown"
+            held.close()
+            raise CannotStart(
+                f"the data folder {self.path} is already in use by `invochain up` with process id {owner}",
+                "stop that one first (Ctrl-C there), or choose another folder with --data-dir, or use --ephemeral",
+            ) from None
+        held.truncate(0)
+        held.write(f"{os.getpid()}\n")
+        held.flush()
+        self._lock = held
+
+    def unlock(self) -> None:
+        if self._lock:
+            self._lock.close()
+            self._lock = None
+
+    def password(self, name: str) -> str:
+        """The password called `name`, made at the first call and kept since."""
+        return self._secret(f"{name}.password", secrets.token_urlsafe(24))
+
+    def make_keys(self) -> None:
+        """Make the keys that are not there yet. Each is 32 random bytes, written as hexadecimal digits."""
+        for name in KEYS:
+            self._secret(f"{name}.key", secrets.token_hex(KEY_BYTES))
+
+    def _secret(self, name: str, fresh: str) -> str:
+        path = self.secrets / name
+        if not path.exists():
+            half = path.with_name(f".{name}.half")
+            half.unlink(missing_ok=True)
+            with open(os.open(half, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w", encoding="ascii") as out:
+                out.write(fresh + "\n")
+                out.flush()
+                os.fsync(out.fileno())
+            half.rename(path)
+        return path.read_text(encoding="ascii").strip()
+
+
+def _give(top: Path, account: Account) -> None:
+    """Make `account` the owner of `top` and all below it; needed when INVOCHAIN_RUN_AS changes between two starts."""
+    os.chown(top, account.uid, account.gid)
+    for parent, folders, files in os.walk(top):
+        for name in (*folders, *files):
+            os.chown(Path(parent, name), account.uid, account.gid, follow_symlinks=False)
