@@ -1,4 +1,4 @@
-"""Real servers for tests, by the supervisor's own code: durable as in production, on free loopback ports, gone afterwards.
+"""Real servers for tests, by the supervisor's own code: durable as in production, on free ports, gone afterwards.
 
 Each lives in a folder of its own below the temporary folder. Every method comes twice: `await server.start()` inside an
 event loop, `server.start_now()` outside of one. Start a server from a thread that outlives it (the main one): the

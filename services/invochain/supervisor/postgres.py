@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import shutil
 import signal
 import time
 from dataclasses import dataclass
@@ -126,9 +127,8 @@ class PostgresUnit:
         # Built beside its place and moved there when complete: a half-made cluster is never mistaken for one.
         new = self.folder.owned_by_account("postgres.new")
         _empty(new)
-        password = self.folder.file_for_account(
-            self.folder.owned_by_account("initdb"), "password", self.server.superuser_password
-        )
+        folder = self.folder.owned_by_account("initdb")
+        password = self.folder.file_for_account(folder, "password", self.server.superuser_password)
         program = Program(
             name="initdb",
             command=[
@@ -143,9 +143,9 @@ class PostgresUnit:
             await run_to_end(program, self.folder.log / "postgres.log", INITDB_WITHIN_S)
         finally:
             password.unlink()
-            password.parent.rmdir()
-        with open(new / "postgresql.conf", "a", encoding="utf-8") as settings:
-            settings.write("\ninclude = 'invochain.conf'\n")
+            folder.rmdir()
+        settings = (new / "postgresql.conf").read_text(encoding="utf-8")
+        self.folder.file_for_account(new, "postgresql.conf", f"include = 'invochain.conf'\n\n{settings}")
         self.folder.file_for_account(new, "pg_hba.conf", ACCESS)
         self.data.rmdir()
         new.rename(self.data)
@@ -155,7 +155,7 @@ class PostgresUnit:
         wanted = self.files.version.split(".")[0]
         if found != wanted:
             raise CannotStart(
-                f"the cluster in {self.data} was made by PostgreSQL {found}; the programs here are {self.files.version}",
+                f"the cluster in {self.data} was made by PostgreSQL {found}; the programs are {self.files.version}",
                 f"set POSTGRES_BIN to the programs of PostgreSQL {found}, or start afresh with another --data-dir",
             )
 
@@ -224,8 +224,6 @@ def _environment() -> dict[str, str]:
 
 
 def _empty(folder: Path) -> None:
-    import shutil
-
     for entry in folder.iterdir():
         shutil.rmtree(entry) if entry.is_dir() else entry.unlink()
 

@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import asyncio
 import os
-import signal
 import subprocess
 import sys
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from signal import SIGKILL, SIGSTOP, SIGTERM, Signals
 from typing import IO
 
 from invochain.supervisor.account import Account
@@ -41,13 +41,13 @@ class Program:
     environment: Mapping[str, str]
     folder: Path
     account: Account | None = None
-    stop_signal: signal.Signals = signal.SIGTERM
-    death_signal: signal.Signals = signal.SIGKILL
+    stop_signal: Signals = SIGTERM
+    death_signal: Signals = SIGKILL
     stop_within_s: float = 10.0
 
 
 class Process:
-    """A running `Program`. Start it from a thread that lives as long as it does: the death signal is tied to that thread."""
+    """A running `Program`. Start it from a thread that outlives it: the death signal is tied to that thread."""
 
     def __init__(self, program: Program, log: Path) -> None:
         self.program = program
@@ -87,19 +87,19 @@ class Process:
         """None while it runs; negative is the signal that ended it."""
         return self._popen.poll()
 
-    def signal(self, number: signal.Signals) -> None:
+    def signal(self, number: Signals) -> None:
         """Send a signal to the process alone. One that has ended is left in peace."""
         self._popen.send_signal(number)
 
-    def signal_family(self, number: signal.Signals) -> None:
+    def signal_family(self, number: Signals) -> None:
         """Send a signal to the process and all that descend from it, the parent first.
 
         Not the process group: each backend of PostgreSQL is a group of its own.
         """
         if self._popen.poll() is not None:
             return
-        if number == signal.SIGKILL:
-            self.signal(signal.SIGSTOP)  # so that no child is born while we count them
+        if number == SIGKILL:
+            self.signal(SIGSTOP)  # so that no child is born while we count them
         for pid in (self.pid, *descendants(self.pid)):
             try:
                 os.kill(pid, number)
@@ -107,7 +107,7 @@ class Process:
                 pass
 
     async def ended(self) -> int:
-        """Wait for the end without polling; returns the exit code. May be awaited from any event loop, and cancelled."""
+        """Wait for the end; returns the exit code. May be awaited from any event loop, and cancelled."""
         if self._popen.poll() is None and self._pidfd >= 0:
             loop = asyncio.get_running_loop()
             woken = asyncio.Event()
@@ -120,7 +120,7 @@ class Process:
                 loop.remove_reader(own)
                 os.close(own)
             self._popen.wait()
-        while (code := self._popen.poll()) is None:
+        while (code := self._popen.poll()) is None:  # noqa: ASYNC110 - only where there is no pidfd
             await asyncio.sleep(POLL_S)
         return code
 
@@ -130,17 +130,25 @@ class Process:
         try:
             await asyncio.wait_for(self.ended(), self.program.stop_within_s)
         except TimeoutError:
-            self.signal_family(signal.SIGKILL)
+            self.signal_family(SIGKILL)
         code = await asyncio.wait_for(self.ended(), KILLED_WITHIN_S)
         self._close()
+        self._end_group()
         return code
 
     async def kill9(self) -> int:
         """End it and its children as a power failure would; returns the exit code."""
-        self.signal_family(signal.SIGKILL)
+        self.signal_family(SIGKILL)
         code = await asyncio.wait_for(self.ended(), KILLED_WITHIN_S)
         self._close()
         return code
+
+    def _end_group(self) -> None:
+        """Kill what its leader left behind in the process group; the number of a group in use is not given away."""
+        try:
+            os.killpg(self.pid, SIGKILL)
+        except ProcessLookupError:
+            pass
 
     def _close(self) -> None:
         if self._pidfd >= 0:
@@ -176,7 +184,7 @@ def descendants(pid: int) -> list[int]:
 
 
 async def run_to_end(program: Program, log: Path, within_s: float) -> None:
-    """Run a program that does one thing and ends. Raises CannotStart with its last words when it fails or takes longer."""
+    """Run a program that does one thing and ends. Raises CannotStart with its last words when it fails or is late."""
     process = Process(program, log)
     try:
         code = await asyncio.wait_for(process.ended(), within_s)
