@@ -4,3 +4,5 @@
 //! Money is whole paise (`i64`), products are `i128`; there is no float anywhere.
 
 pub mod gst;
+pub mod money;
+pub mod identity;

@@ -1,8 +1,11 @@
 //! The binding: a list of what Python may call. Each converter lives in the file named like its core file.
 use pyo3::prelude::*;
 
+mod identity;
+
 #[pymodule]
 fn _core(m: &Bound<'_, PyModule>) -> PyResult<()> {
     m.add("__version__", env!("CARGO_PKG_VERSION"))?;
+    identity::register(m)?;
     Ok(())
 }

@@ -1,0 +1,134 @@
+//! Ids derived from a request, so that every effect has one name however often it is asked for.
+//!
+//! `H(tag, f1, f2..)` = the first 16 bytes of SHA-256 over the tag and the fields, each with its length before it (four
+//! bytes, big endian), as a UUID of version 8. Golden vectors: `tests/vectors/ids.json`.
+//! Source: PROTOCOL section 2.
+
+use sha2::{Digest, Sha256};
+
+/// 16 bytes; a lower-case UUID of 36 characters on the wire.
+pub type Id = [u8; 16];
+/// SHA-256 of a canonical request.
+pub type Fingerprint = [u8; 32];
+
+/// The version of the canonical form that [`crate::request`] hashes; stored beside each fingerprint.
+pub const FINGERPRINT_VERSION: i16 = 1;
+
+fn derive(tag: &str, fields: &[&[u8]]) -> Id {
+    let mut hash = Sha256::new();
+    for field in std::iter::once(&tag.as_bytes()).chain(fields) {
+        let length = u32::try_from(field.len()).expect("an id field is short");
+        hash.update(length.to_be_bytes());
+        hash.update(field);
+    }
+    let digest = hash.finalize();
+    let mut id: Id = digest[..16].try_into().expect("SHA-256 has 32 bytes");
+    id[6] = 0x80 | (id[6] & 0x0f);
+    id[8] = 0x80 | (id[8] & 0x3f);
+    id
+}
+
+/// The request (and saga) id: one per merchant, operation and idempotency key.
+pub fn request_id(merchant_id: &Id, operation: &str, key: &str) -> Id {
+    derive("rid/1", &[merchant_id, operation.as_bytes(), key.as_bytes()])
+}
+
+/// No attempt in it: a key can never yield two invoices, even after its decision row is purged.
+pub fn invoice_id(rid: &Id) -> Id {
+    derive("inv/1", &[rid])
+}
+
+/// One hold per attempt; an aborted attempt's id is never used again.
+pub fn reservation_id(rid: &Id, attempt: u32) -> Id {
+    derive("res/1", &[rid, &attempt.to_be_bytes()])
+}
+
+/// One movement per cause (reservation or command), SKU and kind; lines of one SKU are summed.
+pub fn movement_id(cause: &Id, sku: &str, kind: &str) -> Id {
+    derive("mov/1", &[cause, sku.as_bytes(), kind.as_bytes()])
+}
+
+/// One event per aggregate, version and type.
+pub fn event_id(aggregate_id: &Id, version: u64, kind: &str) -> Id {
+    derive("evt/1", &[aggregate_id, &version.to_be_bytes(), kind.as_bytes()])
+}
+
+/// The 36 characters of an id.
+pub fn id_text(id: &Id) -> [u8; 36] {
+    const HEX: &[u8; 16] = b"0123456789abcdef";
+    let mut text = [b'-'; 36];
+    let mut at = 0;
+    for (index, byte) in id.iter().enumerate() {
+        if matches!(index, 4 | 6 | 8 | 10) {
+            at += 1;
+        }
+        text[at] = HEX[usize::from(byte >> 4)];
+        text[at + 1] = HEX[usize::from(byte & 15)];
+        at += 2;
+    }
+    text
+}
+
+/// Reads the 36 characters (either case of letters) or, between our services, nothing else.
+pub fn id_from_text(text: &str) -> Option<Id> {
+    let bytes = text.as_bytes();
+    if bytes.len() != 36 {
+        return None;
+    }
+    let mut id = [0u8; 16];
+    let mut at = 0;
+    for (index, byte) in id.iter_mut().enumerate() {
+        if matches!(index, 4 | 6 | 8 | 10) {
+            if bytes[at] != b'-' {
+                return None;
+            }
+            at += 1;
+        }
+        *byte = nibble(bytes[at])? << 4 | nibble(bytes[at + 1])?;
+        at += 2;
+    }
+    Some(id)
+}
+
+fn nibble(character: u8) -> Option<u8> {
+    match character {
+        b'0'..=b'9' => Some(character - b'0'),
+        b'a'..=b'f' => Some(character - b'a' + 10),
+        b'A'..=b'F' => Some(character - b'A' + 10),
+        _ => None,
+    }
+}
+
+/// Which of `count` hash partitions an aggregate belongs to; the outbox and the resolver divide their work by it.
+pub fn partition(id: &Id, count: u32) -> u32 {
+    // The version and variant bits sit in bytes 6 and 8; the first four are uniform.
+    u32::from_be_bytes([id[0], id[1], id[2], id[3]]) % count
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_id_reads_back_from_its_text() {
+        let id = request_id(&[7; 16], "invoice.create", "0123456789abcdef");
+        let text = id_text(&id);
+        let text = std::str::from_utf8(&text).unwrap();
+        assert_eq!(id_from_text(text), Some(id));
+        assert_eq!(id_from_text(&text.to_uppercase()), Some(id));
+        assert_eq!(id_from_text(&text[1..]), None);
+        assert_eq!(&text[14..15], "8", "version 8");
+    }
+
+    #[test]
+    fn fields_cannot_run_into_each_other() {
+        let merchant = [1; 16];
+        assert_ne!(request_id(&merchant, "ab", "c"), request_id(&merchant, "a", "bc"));
+    }
+
+    #[test]
+    fn every_attempt_has_its_own_reservation() {
+        let rid = [9; 16];
+        assert_ne!(reservation_id(&rid, 1), reservation_id(&rid, 2));
+    }
+}

@@ -1,0 +1,1 @@
+"""What every process stands on; it has never heard of an invoice."""

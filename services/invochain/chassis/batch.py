@@ -1,0 +1,107 @@
+"""Natural batching: what waited while the batch before it was under way is the next batch. No timer.
+
+A single request is a batch of one, so there is one code path. Source: PROTOCOL section 9.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import Awaitable, Callable
+
+from invochain.chassis.call import Call
+from invochain.chassis.telemetry import BATCH_ITEMS, BATCH_WAITING, log
+from invochain.errors import BulkheadFull, DeadlineTooShort, InternalError, Refusal, ShuttingDown
+
+# A batch lives at most this long; T_abort of the resolver (30 s) is longer on purpose (PROTOCOL 8).
+TASK_LIFE_S = 15.0
+
+
+class Collector:
+    """Collects calls and runs them in batches, `slots` of them at a time.
+
+    `run` answers every call it is given; one it leaves unanswered is told INTERNAL, and an exception refuses the whole
+    batch. The batch's task is not the handler's: a client that hangs up cancels nothing (PROTOCOL 3).
+    """
+
+    def __init__(
+        self,
+        name: str,
+        run: Callable[[list[Call]], Awaitable[None]],
+        *,
+        slots: int,
+        items_max: int,
+        waiting_max: int,
+    ) -> None:
+        self._name, self._run = name, run
+        self._slots, self._items_max, self._waiting_max = slots, items_max, waiting_max
+        self._waiting: deque[Call] = deque()
+        self._running: set[asyncio.Task[None]] = set()
+        self._stopped = False
+        self._items = BATCH_ITEMS.labels(batch=name)
+        self._depth = BATCH_WAITING.labels(batch=name)
+        self._log = log("chassis")
+
+    async def submit(self, call: Call) -> bytes:
+        """Joins the calls that wait and returns this call's answer, or raises its refusal."""
+        self.put([call])
+        return await asyncio.shield(call.answer)
+
+    def put(self, calls: list[Call]) -> None:
+        """Joins the calls that wait; each gets its answer by its own future."""
+        if self._stopped:
+            raise ShuttingDown()
+        if len(self._waiting) + len(calls) > self._waiting_max:
+            raise BulkheadFull(self._name)
+        self._waiting.extend(calls)
+        self._depth.set(len(self._waiting))
+        self._start()
+
+    def _start(self) -> None:
+        while self._waiting and len(self._running) < self._slots:
+            batch: list[Call] = []
+            while self._waiting and len(batch) < self._items_max:
+                call = self._waiting.popleft()
+                if call.remaining() <= 0:
+                    call.refuse(DeadlineTooShort("while it waited for its batch"))
+                else:
+                    batch.append(call)
+            self._depth.set(len(self._waiting))
+            if batch:
+                task = asyncio.create_task(self._one(batch), name=f"batch:{self._name}")
+                self._running.add(task)
+                task.add_done_callback(self._finished)
+
+    def _finished(self, task: asyncio.Task[None]) -> None:
+        self._running.discard(task)
+        self._start()
+
+    async def _one(self, batch: list[Call]) -> None:
+        self._items.observe(len(batch))
+        try:
+            async with asyncio.timeout(TASK_LIFE_S):
+                await self._run(batch)
+        except TimeoutError:
+            _refuse(batch, DeadlineTooShort("while its batch was under way"))
+        except Refusal as refusal:
+            _refuse(batch, refusal)
+        except Exception:  # noqa: BLE001 - the border of a batch: what nobody expected is logged and told as unknown
+            self._log.exception("batch_failed", batch=self._name, items=len(batch))
+            _refuse(batch, None)
+        else:
+            if any(not call.answer.done() for call in batch):
+                self._log.error("batch_left_calls_unanswered", batch=self._name)
+                _refuse(batch, None)
+
+    async def drain(self, within_s: float = TASK_LIFE_S) -> None:
+        """Takes no more calls and waits until those it has are answered."""
+        self._stopped = True
+        deadline = asyncio.get_running_loop().time() + within_s
+        while (self._running or self._waiting) and (left := deadline - asyncio.get_running_loop().time()) > 0:
+            await asyncio.wait(self._running, timeout=left)
+
+
+def _refuse(batch: list[Call], refusal: Refusal | None) -> None:
+    for call in batch:
+        if not call.answer.done():
+            call.refuse(refusal or InternalError(call.request_id))

@@ -1,0 +1,39 @@
+"""Ids: 16 bytes inside, a lower-case UUID of 36 characters outside.
+
+Made afresh they are UUIDv7 (index-local, no sequence to contend on). Those derived from an idempotency key are
+UUIDv8 and come from the Rust core (PROTOCOL section 2). Nobody parses time out of an id.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+import uuid
+
+from invochain.errors import invalid
+
+Id = bytes  # 16 bytes
+
+
+def new_id() -> Id:
+    """A fresh UUIDv7 (RFC 9562): 48 bits of milliseconds, then random bits."""
+    raw = bytearray((time.time_ns() // 1_000_000).to_bytes(6, "big") + os.urandom(10))
+    raw[6] = 0x70 | (raw[6] & 0x0F)
+    raw[8] = 0x80 | (raw[8] & 0x3F)
+    return bytes(raw)
+
+
+def to_text(value: Id) -> str:
+    """The 36 characters clients see."""
+    h = value.hex()
+    return f"{h[:8]}-{h[8:12]}-{h[12:16]}-{h[16:20]}-{h[20:]}"
+
+
+def from_text(text: str, field: str) -> Id:
+    """Reads an id sent by a client; refuses what is not one, naming the field."""
+    try:
+        if len(text) != 36:
+            raise ValueError
+        return uuid.UUID(text).bytes
+    except ValueError:
+        raise invalid(field, "ID_INVALID", f"found {text[:40]!r}; a UUID of 36 characters is wanted") from None

@@ -1,0 +1,205 @@
+"""PostgreSQL: named statements, pools that refuse instead of waiting, transactions whose COMMIT is never cut off.
+
+Ids are 16 bytes in Python (`chassis.ids`), `uuid` in the database. Every statement is an `Sql` constant, so that one
+test prepares them all under the role that owns them.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from typing import Any, ClassVar
+
+import asyncpg
+
+from invochain.chassis import clock
+from invochain.chassis.telemetry import PG_CONNECTIONS_ACTIVE, PG_QUERY_SECONDS
+from invochain.errors import BulkheadFull, Code, DependencyDown, Refusal, Retry
+
+# How long a handler waits for a connection before it is told that the pool is full (PROTOCOL 13).
+POOL_WAIT_S = 0.2
+LOCK_TIMEOUT_MS = 1_000
+STATEMENT_TIMEOUT_MS = 2_000
+IDLE_IN_TRANSACTION_TIMEOUT_MS = 5_000
+
+
+class Sql:
+    """A statement with a name. `owner` is the room it belongs to, from the module that made it."""
+
+    registered: ClassVar[list[Sql]] = []
+
+    def __init__(self, name: str, text: str) -> None:
+        module = sys._getframe(1).f_globals["__name__"]
+        self.name, self.text, self.module = name, text.strip(), module
+        self.seconds = PG_QUERY_SECONDS.labels(statement=name)
+        Sql.registered.append(self)
+
+    @property
+    def owner(self) -> str:
+        """`invoice` for invochain.invoice.x; `durable`, `chassis`, `workers` for what several rooms share."""
+        return self.module.split(".")[1]
+
+    def __repr__(self) -> str:
+        return f"Sql({self.name!r})"
+
+
+class CommitUnknown(Exception):
+    """The connection was lost while COMMIT was under way: it may have committed, or may yet (PROTOCOL 3)."""
+
+
+class UnexpectedSql(Refusal):
+    """An SQL error nobody expected; the log has it."""
+
+    code, reason, retry = Code.INTERNAL, "INTERNAL", Retry.SAME_KEY_LATER
+    message = "the database refused a statement; the outcome is unknown, repeat with the same key"
+
+
+class Tx:
+    """A connection inside (or, for reads, outside) a transaction."""
+
+    __slots__ = ("_connection",)
+
+    def __init__(self, connection: asyncpg.Connection) -> None:
+        self._connection = connection
+
+    async def fetch(self, sql: Sql, *args: Any) -> list[asyncpg.Record]:
+        started = clock.monotonic()
+        try:
+            return await self._connection.fetch(sql.text, *args)
+        finally:
+            sql.seconds.observe(clock.monotonic() - started)
+
+    async def fetchrow(self, sql: Sql, *args: Any) -> asyncpg.Record | None:
+        rows = await self.fetch(sql, *args)
+        return rows[0] if rows else None
+
+    async def fetchval(self, sql: Sql, *args: Any) -> Any:
+        row = await self.fetchrow(sql, *args)
+        return None if row is None else row[0]
+
+    async def execute(self, sql: Sql, *args: Any) -> str:
+        """Runs a statement and returns its command tag, for example `UPDATE 3`."""
+        started = clock.monotonic()
+        try:
+            return str(await self._connection.execute(sql.text, *args))
+        finally:
+            sql.seconds.observe(clock.monotonic() - started)
+
+    async def count(self, sql: Sql, *args: Any) -> int:
+        """Runs a statement and returns how many rows it changed."""
+        return int((await self.execute(sql, *args)).rsplit(" ", 1)[-1])
+
+
+class Postgres:
+    """A pool of connections to one database."""
+
+    def __init__(self, pool: asyncpg.Pool, name: str) -> None:
+        self._pool, self._name = pool, name
+        self._active = PG_CONNECTIONS_ACTIVE.labels(pool=name)
+
+    @classmethod
+    async def connect(cls, dsn: str, *, name: str, size: int, application: str = "invochain") -> Postgres:
+        """Opens a pool of `size` connections at most; `name` labels its metrics."""
+        pool = await asyncpg.create_pool(
+            dsn,
+            min_size=1,
+            max_size=size,
+            init=_prepare_connection,
+            max_inactive_connection_lifetime=300,
+            command_timeout=STATEMENT_TIMEOUT_MS / 1_000 + 3,
+            timeout=5,
+            server_settings={
+                "application_name": f"{application}:{name}",
+                "lock_timeout": str(LOCK_TIMEOUT_MS),
+                "statement_timeout": str(STATEMENT_TIMEOUT_MS),
+                "idle_in_transaction_session_timeout": str(IDLE_IN_TRANSACTION_TIMEOUT_MS),
+                "timezone": "UTC",
+                "jit": "off",
+            },
+        )
+        return cls(pool, name)
+
+    async def close(self) -> None:
+        try:
+            await asyncio.wait_for(self._pool.close(), 5)
+        except TimeoutError:
+            self._pool.terminate()
+
+    @asynccontextmanager
+    async def _connection(self, wait_s: float) -> AsyncIterator[asyncpg.Connection]:
+        try:
+            connection = await self._pool.acquire(timeout=wait_s)
+        except TimeoutError:
+            raise BulkheadFull(f"a connection to the {self._name} database") from None
+        except (OSError, asyncpg.PostgresConnectionError, asyncpg.CannotConnectNowError) as lost:
+            raise DependencyDown(f"the {self._name} database") from lost
+        except asyncpg.TooManyConnectionsError as full:
+            raise BulkheadFull(f"a connection to the {self._name} database") from full
+        self._active.inc()
+        try:
+            yield connection
+        finally:
+            self._active.dec()
+            await asyncio.shield(self._pool.release(connection))
+
+    @asynccontextmanager
+    async def reading(self, wait_s: float = POOL_WAIT_S) -> AsyncIterator[Tx]:
+        """A connection for statements that each stand alone."""
+        async with self._connection(wait_s) as connection:
+            try:
+                yield Tx(connection)
+            except _LOST as lost:
+                raise DependencyDown(f"the {self._name} database") from lost
+
+    @asynccontextmanager
+    async def transaction(self, wait_s: float = POOL_WAIT_S) -> AsyncIterator[Tx]:
+        """One READ COMMITTED transaction: COMMIT at the end of the block, ROLLBACK if it raises.
+
+        COMMIT carries no time-out and is not cancelled with the task (PROTOCOL 3). Raises CommitUnknown if the
+        connection is lost during it; DependencyDown if it is lost before, when nothing was committed.
+        """
+        async with self._connection(wait_s) as connection:
+            try:
+                await connection.execute("BEGIN")
+                yield Tx(connection)
+            except _LOST as lost:
+                raise DependencyDown(f"the {self._name} database") from lost
+            except BaseException:
+                if not connection.is_closed():
+                    await asyncio.shield(connection.execute("ROLLBACK"))
+                raise
+            await asyncio.shield(_commit(connection))
+
+
+_LOST = (asyncpg.PostgresConnectionError, asyncpg.InterfaceError, asyncpg.AdminShutdownError, OSError)
+
+# Time-outs of locks and statements: nothing was done, every item is UNAVAILABLE and nothing is re-run (PROTOCOL 9).
+TIMED_OUT = (asyncpg.LockNotAvailableError, asyncpg.QueryCanceledError)
+# Another transaction was in the way: re-run item by item (PROTOCOL 9).
+COLLIDED = (asyncpg.SerializationError, asyncpg.DeadlockDetectedError)
+
+
+async def _commit(connection: asyncpg.Connection) -> None:
+    try:
+        # A simple query of two statements: the second one runs without statement_timeout.
+        await connection.execute("SET LOCAL statement_timeout = 0; COMMIT", timeout=None)
+    except _LOST as lost:
+        raise CommitUnknown from lost
+
+
+async def _prepare_connection(connection: asyncpg.Connection) -> None:
+    """Ids travel as 16 raw bytes, never as text."""
+    await connection.set_type_codec("uuid", schema="pg_catalog", encoder=_uuid_out, decoder=bytes, format="binary")
+
+
+def _uuid_out(value: bytes) -> bytes:
+    if len(value) != 16:
+        raise ValueError("an id has 16 bytes")
+    return value
+
+
+def column(rows: Sequence[asyncpg.Record], name: str) -> list[Any]:
+    """One column of a result."""
+    return [row[name] for row in rows]

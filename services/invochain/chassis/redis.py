@@ -1,0 +1,78 @@
+"""Redis as a cache: its loss costs speed, nothing else (PROTOCOL section 7).
+
+Commands are never cancelled in flight (a cancelled reply would answer the next command); a command that is late is
+left to end by itself, and after three in a row Redis is left alone for a second.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable
+from typing import Any, TypeVar
+
+import redis.asyncio as redis
+from redis.exceptions import RedisError
+
+from invochain.chassis import clock
+from invochain.chassis.telemetry import log
+
+T = TypeVar("T")
+
+# A batch's time for one round trip; far above what a healthy Redis needs, far below what a caller would notice.
+COMMAND_TIMEOUT_S = 0.025
+FAILURES_MAX = 3
+PAUSE_S = 1.0
+
+
+class Redis:
+    """One client; `None` answers stand for "not there", "too late" and "not asked" alike."""
+
+    def __init__(self, url: str) -> None:
+        self._client = redis.Redis.from_url(
+            url,
+            socket_connect_timeout=0.5,
+            # The socket gives up after the command did, and its connection is dropped with it.
+            socket_timeout=0.5,
+            max_connections=32,
+            retry=None,
+        )
+        self._failures = 0
+        self._paused_until = 0.0
+        self._late: set[asyncio.Future[Any]] = set()
+        self._log = log("chassis")
+
+    @property
+    def client(self) -> redis.Redis:
+        """For pipelines and scripts; await them through `try_`."""
+        return self._client
+
+    def available(self) -> bool:
+        return clock.monotonic() >= self._paused_until
+
+    async def try_(self, command: Awaitable[T]) -> T | None:
+        """The command's result, or None if Redis is down, paused or late."""
+        task = asyncio.ensure_future(command)
+        if not self.available():
+            task.cancel()
+            return None
+        try:
+            result = await asyncio.wait_for(asyncio.shield(task), COMMAND_TIMEOUT_S)
+        except (TimeoutError, RedisError, OSError) as late:
+            if not task.done():
+                self._late.add(task)
+                task.add_done_callback(self._settle)
+            self._failures += 1
+            if self._failures >= FAILURES_MAX:
+                self._failures, self._paused_until = 0, clock.monotonic() + PAUSE_S
+                self._log.warning("redis_skipped", for_s=PAUSE_S, why=type(late).__name__)
+            return None
+        self._failures = 0
+        return result
+
+    def _settle(self, task: asyncio.Future[Any]) -> None:
+        self._late.discard(task)
+        if not task.cancelled():
+            task.exception()
+
+    async def close(self) -> None:
+        await self._client.aclose()

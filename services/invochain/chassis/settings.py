@@ -1,0 +1,61 @@
+"""Settings: environment variables INVOCHAIN_*, read once at start, refused whole when one is wrong."""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from pathlib import Path
+
+from pydantic import Field
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+
+class Settings(BaseSettings):
+    """One process's settings. Names in the environment: INVOCHAIN_ and the field in upper case."""
+
+    model_config = SettingsConfigDict(env_prefix="INVOCHAIN_", extra="ignore", frozen=True)
+
+    environment: str = Field("development", pattern="^(development|production)$")
+    log_level: str = "INFO"
+
+    # PostgreSQL, one database and role a service; `broker` is the embedded event broker's.
+    merchant_database_url: str = ""
+    inventory_database_url: str = ""
+    invoice_database_url: str = ""
+    broker_database_url: str = ""
+    redis_url: str = ""
+
+    # Where the services listen and where their callers find them (host:port).
+    merchant_address: str = "127.0.0.1:7001"
+    inventory_address: str = "127.0.0.1:7002"
+    invoice_address: str = "127.0.0.1:7003"
+    gateway_address: str = "127.0.0.1:8080"
+    # Prometheus endpoint of this process; 0 = a free port, said in the log.
+    metrics_port: int = 0
+
+    # Folder of keys: token signing, service identities, MACs (chassis/secrets.py).
+    secrets_dir: Path = Path("var/secrets")
+
+    # Connections: handlers of a process; background loops (resolver, relay) have their own.
+    pool_size: int = Field(8, ge=2, le=200)
+    background_pool_size: int = Field(3, ge=2, le=50)
+
+    # Group commit: batches in flight a process, items a batch (PROTOCOL 9).
+    batch_slots: int = Field(2, ge=1, le=64)
+    batch_items_max: int = Field(500, ge=1, le=5_000)
+    # Items that may wait before new ones are refused (BULKHEAD_FULL).
+    batch_waiting_max: int = Field(20_000, ge=1)
+
+    reflection: bool = True
+
+    def database_url(self, room: str) -> str:
+        """The DSN of a room's own database; refuses a missing one by name."""
+        url: str = getattr(self, f"{room}_database_url")
+        if not url:
+            raise SystemExit(f"INVOCHAIN_{room.upper()}_DATABASE_URL is not set; `invochain up` sets it for you")
+        return url
+
+
+@lru_cache(maxsize=1)
+def settings() -> Settings:
+    """The settings of this process."""
+    return Settings()

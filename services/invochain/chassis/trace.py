@@ -1,0 +1,38 @@
+"""W3C trace context (https://www.w3.org/TR/trace-context/): carried over every hop and into events."""
+
+from __future__ import annotations
+
+import os
+import re
+from contextvars import ContextVar
+from dataclasses import dataclass
+
+_TRACEPARENT = re.compile(r"^00-([0-9a-f]{32})-([0-9a-f]{16})-([0-9a-f]{2})$")
+
+
+@dataclass(frozen=True, slots=True)
+class Trace:
+    """One hop of a trace."""
+
+    trace_id: str
+    span_id: str
+    flags: str = "01"
+
+    @classmethod
+    def start(cls) -> Trace:
+        return cls(os.urandom(16).hex(), os.urandom(8).hex())
+
+    @classmethod
+    def follow(cls, traceparent: str) -> Trace:
+        """The next hop of the caller's trace, or a new trace if theirs does not read as one."""
+        match = _TRACEPARENT.match(traceparent)
+        if not match or match[1] == "0" * 32 or match[2] == "0" * 16:
+            return cls.start()
+        return cls(match[1], os.urandom(8).hex(), match[3])
+
+    @property
+    def traceparent(self) -> str:
+        return f"00-{self.trace_id}-{self.span_id}-{self.flags}"
+
+
+current: ContextVar[Trace | None] = ContextVar("trace", default=None)

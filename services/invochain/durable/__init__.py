@@ -1,0 +1,1 @@
+"""What must survive a crash: decisions, outbox, inbox, audit. Every function takes the caller's `tx`."""
