@@ -1,0 +1,63 @@
+"""A process: start what a room needs, serve, and stop in order when told to (SIGTERM, SIGINT)."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import uvloop
+
+from invochain.chassis.server import Authenticator, Server
+from invochain.chassis.settings import Settings, settings
+from invochain.chassis.telemetry import configure_logging, log, serve_metrics
+
+
+@dataclass
+class Running:
+    """A started room: what it serves, and what to close, in order, after the last call is answered."""
+
+    servicers: list[Any]
+    authenticator: Authenticator | None
+    closers: list[Callable[[], Awaitable[None]]] = field(default_factory=list)
+
+    async def close(self) -> None:
+        for closer in self.closers:
+            await closer()
+
+
+async def serve(name: str, start: Callable[[Settings], Awaitable[Running]], address: str) -> None:
+    """Serves a room until SIGTERM or SIGINT; then NOT_SERVING first, drain, close."""
+    config = settings()
+    configure_logging(name, config.log_level)
+    events = log(name)
+    stop = stop_signal()
+    running = await start(config)
+    server = Server(
+        name, running.authenticator, reflection_on=config.reflection and config.environment != "production"
+    )
+    for servicer in running.servicers:
+        server.add(servicer)
+    port = await server.start(address)
+    events.info("serving", address=f"{address.rsplit(':', 1)[0]}:{port}", metrics_port=serve_metrics(config.metrics_port))
+    await stop.wait()
+    events.info("draining")
+    await server.drain()
+    await running.close()
+    events.info("stopped")
+
+
+def stop_signal() -> asyncio.Event:
+    """An event that SIGTERM and SIGINT set."""
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stop.set)
+    return stop
+
+
+def run(main: Awaitable[None]) -> None:
+    """Runs a process's main coroutine on uvloop."""
+    uvloop.run(main)  # type: ignore[arg-type]
