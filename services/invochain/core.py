@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from invochain._core import (
     FINGERPRINT_VERSION,
+    event_columns,
     event_id,
     invoice_id,
     movement_id,
@@ -17,6 +18,7 @@ from invochain._core import (
 
 __all__ = [
     "FINGERPRINT_VERSION",
+    "event_columns",
     "event_id",
     "invoice_id",
     "movement_id",

@@ -30,7 +30,10 @@ fn derive(tag: &str, fields: &[&[u8]]) -> Id {
 
 /// The request (and saga) id: one per merchant, operation and idempotency key.
 pub fn request_id(merchant_id: &Id, operation: &str, key: &str) -> Id {
-    derive("rid/1", &[merchant_id, operation.as_bytes(), key.as_bytes()])
+    derive(
+        "rid/1",
+        &[merchant_id, operation.as_bytes(), key.as_bytes()],
+    )
 }
 
 /// No attempt in it: a key can never yield two invoices, even after its decision row is purged.
@@ -50,7 +53,25 @@ pub fn movement_id(cause: &Id, sku: &str, kind: &str) -> Id {
 
 /// One event per aggregate, version and type.
 pub fn event_id(aggregate_id: &Id, version: u64, kind: &str) -> Id {
-    derive("evt/1", &[aggregate_id, &version.to_be_bytes(), kind.as_bytes()])
+    derive(
+        "evt/1",
+        &[aggregate_id, &version.to_be_bytes(), kind.as_bytes()],
+    )
+}
+
+/// Ids and hash partitions of a batch of events, in their order.
+pub fn event_columns<'e>(
+    events: impl ExactSizeIterator<Item = (&'e Id, u64, &'e str)>,
+    partitions: u32,
+) -> (Vec<Id>, Vec<u32>) {
+    events
+        .map(|(aggregate, version, kind)| {
+            (
+                event_id(aggregate, version, kind),
+                partition(aggregate, partitions),
+            )
+        })
+        .unzip()
 }
 
 /// The 36 characters of an id.
@@ -123,7 +144,26 @@ mod tests {
     #[test]
     fn fields_cannot_run_into_each_other() {
         let merchant = [1; 16];
-        assert_ne!(request_id(&merchant, "ab", "c"), request_id(&merchant, "a", "bc"));
+        assert_ne!(
+            request_id(&merchant, "ab", "c"),
+            request_id(&merchant, "a", "bc")
+        );
+    }
+
+    #[test]
+    fn a_column_of_events_is_its_events_one_by_one() {
+        let (a, b) = ([3; 16], [200; 16]);
+        let rows = [(&a, 1, "x.v1"), (&b, 7, "y.v1"), (&a, 2, "x.v1")];
+        let (ids, partitions) = event_columns(rows.into_iter(), 32);
+        let expected: Vec<Id> = rows
+            .iter()
+            .map(|(id, version, kind)| event_id(id, *version, kind))
+            .collect();
+        assert_eq!(ids, expected);
+        assert_eq!(
+            partitions,
+            [partition(&a, 32), partition(&b, 32), partition(&a, 32)]
+        );
     }
 
     #[test]
