@@ -41,7 +41,9 @@ CREATE TABLE outbox (
     create_time timestamptz NOT NULL DEFAULT now(),
     CONSTRAINT outbox_pkey PRIMARY KEY (merchant_id, event_id),
     CONSTRAINT outbox_partition_known CHECK (partition BETWEEN 0 AND 31)
-);
+)
+-- A queue: every row is deleted soon after it was written. Vacuum by count, not by a share of a table that is empty.
+WITH (autovacuum_vacuum_scale_factor = 0, autovacuum_vacuum_threshold = 5000, autovacuum_vacuum_insert_threshold = -1);
 CREATE INDEX outbox_partition_seq ON outbox (partition, seq);
 
 -- Which consumer has seen which event; written in the transaction of the effect.
