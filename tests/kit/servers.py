@@ -13,23 +13,18 @@ import signal
 import tempfile
 from collections.abc import Coroutine
 from pathlib import Path
-from typing import Any, Protocol, Self, TypeVar
+from typing import Any, Self, TypeVar
 
+from invochain.supervisor import unit
 from invochain.supervisor.account import unprivileged_account
 from invochain.supervisor.binaries import postgres_files, valkey_files
 from invochain.supervisor.folder import DataFolder
 from invochain.supervisor.ports import LOOPBACK, free_port
 from invochain.supervisor.postgres import PostgresUnit
-from invochain.supervisor.process import Process, Program
+from invochain.supervisor.process import Process
 from invochain.supervisor.valkey import ValkeyUnit
 
 _T = TypeVar("_T")
-
-
-class _Unit(Protocol):
-    def program(self) -> Program: ...
-    async def prepare(self) -> None: ...
-    async def ready(self, process: Process) -> None: ...
 
 
 class _Server:
@@ -43,9 +38,9 @@ class _Server:
         self.host = LOOPBACK
         self._name = name
         self._process: Process | None = None
-        self._unit: _Unit = self._make_unit()
+        self._unit: unit.Unit = self._make_unit()
 
-    def _make_unit(self) -> _Unit:
+    def _make_unit(self) -> unit.Unit:
         raise NotImplementedError
 
     @property
@@ -57,14 +52,7 @@ class _Server:
     async def start(self) -> Self:
         """Start it and return when it answers. The first start of PostgreSQL makes the cluster (about a second)."""
         assert self._process is None, f"the {self._name} test server is running already"
-        await self._unit.prepare()
-        process = Process(self._unit.program(), self.folder.log / f"{self._name}.log")
-        self._process = process
-        try:
-            await self._unit.ready(process)
-        except BaseException:
-            await self.kill9()
-            raise
+        self._process = await unit.start(self._unit, self.folder.log)
         return self
 
     async def stop(self) -> None:

@@ -1,9 +1,10 @@
-"""The data folder: who may look into which part, the lock on it, and the secrets kept there.
+"""The data folder: who may look into which part, the lock on it, and the passwords kept there.
 
     DATA/                 0711  the account of the databases may pass through, not look around
       lock                0600  held by the running supervisor (flock)
       stack.json          0600  ports, addresses, pids; see state.py
-      secrets/            0700  *.key and *.password, each 0600
+      passwords/          0700  of the database roles and the cache, each 0600
+      secrets/            0700  keys of the services; see chassis/secrets.py
       log/                0700  one file a process, bounded
       bin/                0755  copies of server programs, only when root
       postgres/ valkey/   0700  owned by the account
@@ -23,9 +24,6 @@ from typing import IO
 from invochain.supervisor.account import Account, first_closed_folder
 from invochain.supervisor.errors import CannotStart
 
-# Keys every process shares; made at the first start and never shown.
-KEYS = ("service-token", "audit-mac", "cache-mac", "page-token")
-KEY_BYTES = 32
 # sun_path holds 108 bytes on Linux and 104 on macOS; `.s.PGSQL.65535.lock` is 19 of them.
 SOCKET_FOLDER_BYTES_MAX = 104 - 20
 
@@ -55,6 +53,10 @@ class DataFolder:
         return self.path / "secrets"
 
     @property
+    def passwords(self) -> Path:
+        return self.path / "passwords"
+
+    @property
     def programs(self) -> Path:
         return self.path / "bin"
 
@@ -69,7 +71,12 @@ class DataFolder:
         try:
             self.path.mkdir(parents=True, exist_ok=True)
             self.path.chmod(0o711)
-            for part, mode in ((self.secrets, 0o700), (self.log, 0o700), (self.programs, 0o755)):
+            for part, mode in (
+                (self.passwords, 0o700),
+                (self.secrets, 0o700),
+                (self.log, 0o700),
+                (self.programs, 0o755),
+            ):
                 part.mkdir(exist_ok=True)
                 part.chmod(mode)
         except OSError as error:
@@ -121,27 +128,24 @@ class DataFolder:
         held.flush()
         self._lock = held
 
+    @property
+    def locked(self) -> bool:
+        """Whether we hold the folder."""
+        return self._lock is not None
+
     def unlock(self) -> None:
         if self._lock:
             self._lock.close()
             self._lock = None
 
     def password(self, name: str) -> str:
-        """The password called `name`, made at the first call and kept since."""
-        return self._secret(f"{name}.password", secrets.token_urlsafe(24))
-
-    def make_keys(self) -> None:
-        """Make the keys that are not there yet. Each is 32 random bytes, written as hexadecimal digits."""
-        for name in KEYS:
-            self._secret(f"{name}.key", secrets.token_hex(KEY_BYTES))
-
-    def _secret(self, name: str, fresh: str) -> str:
-        path = self.secrets / name
+        """The password called `name`: 32 URL-safe characters, made at the first call and kept since."""
+        path = self.passwords / name
         if not path.exists():
             half = path.with_name(f".{name}.half")
             half.unlink(missing_ok=True)
             with open(os.open(half, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w", encoding="ascii") as out:
-                out.write(fresh + "\n")
+                out.write(secrets.token_urlsafe(24) + "\n")
                 out.flush()
                 os.fsync(out.fileno())
             half.rename(path)

@@ -24,8 +24,6 @@ from invochain.supervisor.ports import LOOPBACK
 from invochain.supervisor.process import Process, Program, run_to_end
 
 INITDB_WITHIN_S = 60.0
-# Crash recovery replays at most max_wal_size; a minute is far more than it needs on any disk we would accept.
-READY_WITHIN_S = 60.0
 # An orphan of a killed supervisor is told to end by the kernel; a fast shutdown with a checkpoint may take this long.
 ORPHAN_WITHIN_S = 20.0
 POLL_S = 0.02
@@ -86,16 +84,15 @@ class PostgresUnit:
     """Makes the cluster when it is new and says how to run it."""
 
     name = "postgres"
+    # Crash recovery replays at most max_wal_size; a minute is far more than it needs on any disk we would accept.
+    ready_within_s = 60.0
 
     def __init__(self, files: ServerFiles, folder: DataFolder, port: int) -> None:
         self.files = files.copied_below(folder.programs) if folder.account else files
         self.folder = folder
         self.server = PostgresAddress(LOOPBACK, port, folder.sockets, folder.password("postgres"))
+        self.address = f"{LOOPBACK}:{port}"
         self.data = folder.path / "postgres"
-
-    @property
-    def address(self) -> str:
-        return f"{self.server.host}:{self.server.port}"
 
     def program(self) -> Program:
         # SIGINT is PostgreSQL's fast shutdown: open transactions end, a checkpoint is written.
@@ -182,18 +179,8 @@ class PostgresUnit:
                 )
             await asyncio.sleep(POLL_S)
 
-    async def ready(self, process: Process) -> None:
-        """Return when the server accepts connections. Raises CannotStart when it ends or does not come up in time."""
-        deadline_s = time.monotonic() + READY_WITHIN_S
-        while not self._says_ready(process):
-            if process.exit_code is not None:
-                raise CannotStart(f"PostgreSQL ended with {process.exit_code}:\n{process.last_words()}")
-            if time.monotonic() > deadline_s:
-                raise CannotStart(f"PostgreSQL was not ready within {READY_WITHIN_S:g} s:\n{process.last_words()}")
-            await asyncio.sleep(POLL_S)
-
-    def _says_ready(self, process: Process) -> bool:
-        # Line 1 is the pid, line 8 the state; this is what pg_ctl looks at.
+    async def is_ready(self, process: Process) -> bool:
+        """Whether it accepts connections, by its own word: line 1 is the pid, line 8 the state, as pg_ctl reads it."""
         lines = _lines(self.data / "postmaster.pid")
         return len(lines) >= 8 and lines[0].strip() == str(process.pid) and lines[7].strip() == "ready"
 

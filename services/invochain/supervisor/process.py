@@ -141,6 +141,7 @@ class Process:
         self.signal_family(SIGKILL)
         code = await asyncio.wait_for(self.ended(), KILLED_WITHIN_S)
         self._close()
+        self._end_group()
         return code
 
     def _end_group(self) -> None:

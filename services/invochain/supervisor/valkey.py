@@ -7,17 +7,12 @@ from __future__ import annotations
 
 import asyncio
 import signal
-import time
 from urllib.parse import quote
 
 from invochain.supervisor.binaries import ServerFiles
-from invochain.supervisor.errors import CannotStart
 from invochain.supervisor.folder import DataFolder
 from invochain.supervisor.ports import LOOPBACK
 from invochain.supervisor.process import Process, Program
-
-READY_WITHIN_S = 20.0
-POLL_S = 0.01
 
 CONFIGURATION = """\
 # Written by InvoChain at every start; changes here are lost.
@@ -38,16 +33,14 @@ class ValkeyUnit:
     """Writes the configuration and says how to run the server."""
 
     name = "valkey"
+    ready_within_s = 20.0
 
     def __init__(self, files: ServerFiles, folder: DataFolder, port: int) -> None:
         self.files = files.copied_below(folder.programs) if folder.account else files
         self.folder = folder
         self.port = port
+        self.address = f"{LOOPBACK}:{port}"
         self._password = folder.password("valkey")
-
-    @property
-    def address(self) -> str:
-        return f"{LOOPBACK}:{self.port}"
 
     @property
     def url(self) -> str:
@@ -72,17 +65,8 @@ class ValkeyUnit:
         text = CONFIGURATION.format(host=LOOPBACK, port=self.port, password=self._password, folder=escaped)
         self.folder.file_for_account(folder, "valkey.conf", text)
 
-    async def ready(self, process: Process) -> None:
-        """Return when the server answers PING to our password. Raises CannotStart when it ends or is late."""
-        deadline_s = time.monotonic() + READY_WITHIN_S
-        while not await self._answers():
-            if process.exit_code is not None:
-                raise CannotStart(f"Valkey ended with {process.exit_code}:\n{process.last_words()}")
-            if time.monotonic() > deadline_s:
-                raise CannotStart(f"Valkey was not ready within {READY_WITHIN_S:g} s:\n{process.last_words()}")
-            await asyncio.sleep(POLL_S)
-
-    async def _answers(self) -> bool:
+    async def is_ready(self, process: Process) -> bool:
+        """Whether it answers PING to our password."""
         try:
             reader, writer = await asyncio.open_connection(LOOPBACK, self.port)
         except OSError:
