@@ -6,3 +6,5 @@
 pub mod gst;
 pub mod money;
 pub mod identity;
+pub mod contract;
+pub mod wire;

@@ -92,18 +92,27 @@ text_enum! {
 impl SupplyType {
     #[inline]
     pub const fn is_export(self) -> bool {
-        matches!(self, SupplyType::ExportWithPayment | SupplyType::ExportWithoutPayment)
+        matches!(
+            self,
+            SupplyType::ExportWithPayment | SupplyType::ExportWithoutPayment
+        )
     }
 
     #[inline]
     pub const fn is_sez(self) -> bool {
-        matches!(self, SupplyType::SezWithPayment | SupplyType::SezWithoutPayment)
+        matches!(
+            self,
+            SupplyType::SezWithPayment | SupplyType::SezWithoutPayment
+        )
     }
 
     /// EXPWOP and SEZWOP: the supply carries no tax and no cess (RULES G40).
     #[inline]
     pub const fn is_without_payment(self) -> bool {
-        matches!(self, SupplyType::ExportWithoutPayment | SupplyType::SezWithoutPayment)
+        matches!(
+            self,
+            SupplyType::ExportWithoutPayment | SupplyType::SezWithoutPayment
+        )
     }
 
     /// B2B, SEZWP, SEZWOP and DEXP name a registered buyer (RULES G1).

@@ -1,0 +1,54 @@
+//! Unit quantity codes (RULES G32): up to eight capital letters, compared as one number.
+
+use super::sheet::{self, TableFault};
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Unit {
+    pub code: String,
+    pub name: String,
+}
+
+#[derive(Clone, Debug)]
+pub struct UnitTable {
+    rows: Vec<Unit>,
+    sorted: Vec<u64>,
+}
+
+#[inline]
+fn packed(code: &str) -> Option<u64> {
+    if code.is_empty() || code.len() > 8 {
+        return None;
+    }
+    Some(code.bytes().fold(0, |n, c| n << 8 | u64::from(c)))
+}
+
+impl UnitTable {
+    const HEADER: &'static str = "code,name,note";
+
+    pub(super) fn parse(text: &str) -> Result<UnitTable, TableFault> {
+        let rows = sheet::rows("uqc_codes", Self::HEADER, text, |row, earlier: &[Unit]| {
+            let code = row.text(0);
+            let is_code = packed(code).is_some() && code.bytes().all(|c| c.is_ascii_uppercase());
+            if !is_code || earlier.iter().any(|unit| unit.code == code) {
+                return Err(row.fault(code, "1 to 8 capital letters, each code once"));
+            }
+            Ok(Unit {
+                code: code.to_owned(),
+                name: row.required(1, "a name")?.to_owned(),
+            })
+        })?;
+        let mut sorted: Vec<u64> = rows.iter().filter_map(|unit| packed(&unit.code)).collect();
+        sorted.sort_unstable();
+        Ok(UnitTable { rows, sorted })
+    }
+
+    pub fn rows(&self) -> &[Unit] {
+        &self.rows
+    }
+
+    /// Upper case only; nothing is trimmed or folded.
+    #[inline]
+    pub fn knows(&self, code: &str) -> bool {
+        packed(code).is_some_and(|packed| self.sorted.binary_search(&packed).is_ok())
+    }
+}
