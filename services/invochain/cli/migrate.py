@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-from enum import Enum
+from enum import StrEnum
 from typing import Annotated
 
 import typer
 
 
-class Target(str, Enum):
+class Target(StrEnum):
     """Which database; `all` are those whose URL is set."""
 
     merchant = "merchant"

@@ -1,0 +1,25 @@
+"""Loops that run beside the services: one file each, `run_once` for tests, found by `build` (README.md)."""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+
+class Worker(Protocol):
+    """A loop. The runner calls `run_once` again and again; it must bear being stopped and repeated anywhere.
+
+    A file of this folder offers `async def build(settings: Settings, rooms: Rooms) -> list[Worker]` (workers/rooms.py),
+    which returns nothing where a setting it needs is missing.
+    """
+
+    # Label of its metrics and log lines, and name of its leader lock.
+    name: str
+    # The room whose database keeps the leader lock: one process at a time runs the loop. Empty: the worker divides its
+    # work among processes itself (by partition), so every process runs it.
+    room: str
+    # Pause after a round that found nothing; a round that did something is followed by the next at once.
+    interval_s: float
+
+    async def run_once(self) -> int:
+        """One round; returns how many items it did."""
+        ...
