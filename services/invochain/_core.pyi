@@ -15,3 +15,138 @@ def partition(id: bytes, count: int) -> int: ...
 def event_columns(
     aggregate_ids: list[bytes], versions: list[int], kinds: list[str], partitions: int
 ) -> tuple[list[bytes], list[int]]: ...
+
+# ---- invoices (core-rs/core/src/{request,answer,audit}.rs; PROTOCOL sections 2, 3, 11)
+class Directory:
+    """What is known of parties (the local copy of the merchant directory), and since when (monotonic milliseconds)."""
+
+    def __init__(self) -> None: ...
+    def learn(
+        self,
+        merchant_id: bytes,
+        gstin: str,
+        state: str,
+        taxpayer_type: int,
+        annual_turnover_paise: int,
+        review: bool,
+        party: bytes,
+        at_ms: int,
+    ) -> None: ...
+    def learn_unknown(self, gstin: str, at_ms: int) -> None: ...
+    def __len__(self) -> int: ...
+
+Violations = list[tuple[str, str, str]]
+"""(proto path, reason code, words) each."""
+
+class Drafts:
+    """The drafts of a batch. Methods take positions and give one entry for each, as columns for the database."""
+
+    def __len__(self) -> int: ...
+    @property
+    def live(self) -> list[int]: ...
+    @property
+    def malformed(self) -> list[tuple[int, str]]: ...
+    @property
+    def violations(self) -> list[tuple[int, Violations]]: ...
+    @property
+    def sellers_not_looked_up(self) -> list[tuple[int, bytes]]: ...
+    @property
+    def buyers_not_looked_up(self) -> list[tuple[int, str]]: ...
+    def merchant_ids(self, at: list[int]) -> list[bytes]: ...
+    def rids(self, at: list[int]) -> list[bytes]: ...
+    def invoice_ids(self, at: list[int]) -> list[bytes]: ...
+    def fingerprints(self, at: list[int]) -> list[bytes]: ...
+    def takes_stock(self, at: list[int]) -> list[bool]: ...
+    def given_days(self, at: list[int]) -> list[int]:
+        """Days since 1970 of dates the client gave; -1 where the server put in its own day."""
+    def days(self, at: list[int]) -> list[int]: ...
+    def seller_gstins(self, at: list[int]) -> list[str]: ...
+    def buyer_gstins(self, at: list[int]) -> list[str]: ...
+    def buyer_merchant_ids(self, at: list[int]) -> list[bytes | None]: ...
+    def numbers(self, at: list[int]) -> list[str]:
+        """Empty where the server gives the number."""
+    def financial_years(self, at: list[int]) -> list[str]: ...
+    def series_prefixes(self, at: list[int]) -> list[str]: ...
+    def invoice_columns(self, at: list[int]) -> tuple[list[str], list[bool], list[list[int]]]:
+        """supply_type; inter_state; taxable, igst, cgst, sgst, cess, state_cess, discount, other_charges, round_off,
+        total (paise)."""
+    def item_columns(
+        self, at: list[int]
+    ) -> tuple[
+        list[int], list[int], list[str | None], list[str], list[str], list[bool], list[int | None], list[list[int]]
+    ]:
+        """Index into `at`, line, sku, hsn, unit, is_service, quantity_milli; unit_price_milli, gst_rate_milli, gross,
+        discount, taxable, igst, cgst, sgst, cess, state_cess, total (paise)."""
+    def reserve_request(self, at: list[int], attempts: list[int]) -> bytes:
+        """An encoded BatchReserveStockRequest, one request a position."""
+    def previews(self, at: list[int]) -> list[bytes]: ...
+    def waived(self, at: list[int]) -> list[Violations]: ...
+    def finish(
+        self,
+        at: list[int],
+        numbers: list[str],
+        buyer_merchant_ids: list[bytes | None],
+        attempts: list[int],
+        actor_ids: list[bytes],
+        salts: list[bytes],
+        time_micros: int,
+        audit_key: bytes,
+    ) -> tuple[list[bytes], list[bytes], list[bytes], list[bytes]]:
+        """Documents, events, audit hashes, audit MACs."""
+
+def check_invoices(
+    raws: list[bytes],
+    merchant_ids: list[bytes],
+    keys: list[str],
+    today: tuple[int, int, int],
+    directory: Directory,
+    fresh_since_ms: int,
+) -> Drafts:
+    """Reads, checks, sums, names and hashes the CreateInvoiceRequests of a batch in one crossing."""
+
+def split_batch(raw: bytes) -> tuple[list[tuple[bytes, str]], bool]:
+    """Cuts a BatchCreateInvoicesRequest into (CreateInvoiceRequest, key) items; ValueError if it is none."""
+
+def reserve_results(raw: bytes) -> list[tuple[int, bytes]]:
+    """Reads a BatchReserveStockResponse: (state, google.rpc.Status or empty) a result."""
+
+def present_invoice(
+    document: bytes,
+    state: int,
+    version: int,
+    update_micros: int,
+    reason: str,
+    buyer_merchant_id: bytes | None,
+    actions: list[str],
+    with_lines: bool,
+) -> bytes:
+    """An invoice as the caller sees it now, encoded."""
+
+def present_issued(document: bytes, actions: list[str]) -> bytes:
+    """A document as issued, with what its seller may do first."""
+
+def change_invoice(
+    merchant_id: bytes,
+    invoice_id: bytes,
+    document: bytes,
+    buyer_merchant_id: bytes | None,
+    state: int,
+    version: int,
+    action: str,
+    reason: str,
+    hold: tuple[bytes, int, bytes] | None,
+    previous: bytes,
+    actor: tuple[bytes, bytes],
+    time_micros: int,
+    salt: bytes,
+    audit_key: bytes,
+) -> tuple[bytes, bytes, bytes, bytes]:
+    """Completes one change of state: audit payload, event, audit hash, audit MAC. `hold`: (rid, attempt, fingerprint)."""
+
+AuditRow = tuple[int, str, bytes, bytes, int, bytes, bytes, bytes, bytes, bytes]
+"""version, action, actor_id, actor_merchant_id, time_micros, salt, payload, previous, hash, mac."""
+
+def verify_audit(
+    merchant_id: bytes, invoice_id: bytes, rows: list[AuditRow], audit_key: bytes
+) -> tuple[int, str] | None:
+    """Recomputes an invoice's audit chain, oldest first; None if it verifies, else (position, what is wrong)."""
