@@ -35,7 +35,7 @@ help: ## list the commands
 missing:
 
 setup: $(STAMP)/setup ## install what is needed into .venv and .cache (uv, Python packages, Go, Rust)
-$(STAMP)/setup: uv.lock deploy/setup.sh $(wildcard services/gateway/go.mod) $(call gone,.venv/bin/python)
+$(STAMP)/setup: uv.lock deploy/setup.sh $(call gone,.venv/bin/python)
 	@$(call say,'set-up: tools and packages')
 	@deploy/setup.sh
 	@mkdir -p $(STAMP) && touch $@
@@ -54,7 +54,8 @@ build: $(STAMP)/core $(GATEWAY) ## build the Rust core and the Go gateway (with 
 # Editable: the package is this folder, with _core.abi3.so beside its Python files, and the command `invochain`.
 $(STAMP)/core: $(STAMP)/proto-python $(RUST) pyproject.toml $(call gone,services/invochain/_core.abi3.so .venv/bin/invochain)
 	@$(call say,'Rust core (the first build takes a minute or two)')
-	@maturin develop --release --locked --uv --quiet
+	@maturin develop --release --locked --uv --quiet $(if $(filter pyproject.toml missing $(STAMP)/setup,$?),,--skip-install) \
+	   >.cache/core.log 2>&1 || { cat .cache/core.log; exit 1; }
 	@touch $@
 $(GATEWAY): $(STAMP)/proto-go $(GO)
 	@$(call say,'Go gateway (the first build takes a minute or two)')

@@ -138,7 +138,7 @@ class Stack:
 
     async def _start_servers(self) -> None:
         """Start the servers that the user does not have, and fill in the settings that lead to all of them."""
-        theirs = {name: os.environ[variable] for name in DATABASES if os.environ.get(variable := _url_setting(name))}
+        theirs = {name: os.environ[variable] for name in DATABASES if os.environ.get(variable := url_setting(name))}
         ours = [name for name in DATABASES if name not in theirs]
         stage: list[Unit] = []
         postgres = valkey = None
@@ -157,9 +157,9 @@ class Stack:
             assert postgres is not None
             urls[name] = await postgres.make_database(name)
         for name in theirs:
-            self._say(f"{name:<10} database of your own ({_url_setting(name)})")
+            self._say(f"{name:<10} database of your own ({url_setting(name)})")
         self.state.environment = {
-            **{_url_setting(name): url for name, url in urls.items()},
+            **{url_setting(name): url for name, url in urls.items()},
             "INVOCHAIN_REDIS_URL": redis_url,
             "INVOCHAIN_SECRETS_DIR": str(self.folder.secrets),
             **{f"INVOCHAIN_{name.upper()}_ADDRESS": self._address(name) for name in (*SERVICES, "gateway")},
@@ -204,5 +204,6 @@ def gateway_binary() -> Path:
     return Path(__file__).resolve().parents[2] / "gateway" / "bin" / "invochain-gateway"
 
 
-def _url_setting(database: str) -> str:
+def url_setting(database: str) -> str:
+    """The setting that names a database of the user's own."""
     return f"INVOCHAIN_{database.upper()}_DATABASE_URL"
