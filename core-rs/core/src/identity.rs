@@ -122,8 +122,9 @@ fn nibble(character: u8) -> Option<u8> {
 
 /// Which of `count` hash partitions an aggregate belongs to; the outbox and the resolver divide their work by it.
 pub fn partition(id: &Id, count: u32) -> u32 {
-    // The version and variant bits sit in bytes 6 and 8; the first four are uniform.
-    u32::from_be_bytes([id[0], id[1], id[2], id[3]]) % count
+    // The last four are uniform in derived ids and in UUIDv7 alike. The first four of a UUIDv7 are its time, the same
+    // for a minute: every merchant registered in that minute would share a partition.
+    u32::from_be_bytes([id[12], id[13], id[14], id[15]]) % count
 }
 
 #[cfg(test)]
@@ -148,6 +149,19 @@ mod tests {
             request_id(&merchant, "ab", "c"),
             request_id(&merchant, "a", "bc")
         );
+    }
+
+    #[test]
+    fn ids_made_in_the_same_minute_spread_over_the_partitions() {
+        let mut id = [0; 16];
+        id[..6].copy_from_slice(&[1, 0x8f, 0x3a, 0x11, 0, 0]);
+        let found: std::collections::HashSet<u32> = (0..=255)
+            .map(|random| {
+                id[15] = random;
+                partition(&id, 32)
+            })
+            .collect();
+        assert_eq!(found.len(), 32);
     }
 
     #[test]
