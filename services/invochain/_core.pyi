@@ -150,3 +150,13 @@ def verify_audit(
     merchant_id: bytes, invoice_id: bytes, rows: list[AuditRow], audit_key: bytes
 ) -> tuple[int, str] | None:
     """Recomputes an invoice's audit chain, oldest first; None if it verifies, else (position, what is wrong)."""
+
+# ---- party (core-rs/core/src/gst/gstin.rs and tables/states.rs; RULES G1 to G5, G8)
+def check_gstin(text: str) -> tuple[str, str, str]:
+    """Kind (REGULAR, GOVT, ... or URP), state of two digits, code of the first fault; what does not apply is empty."""
+
+def gstin_check_char(first14: str) -> str | None:
+    """The fifteenth character for the first fourteen; None if they are not 14 of 0-9 and A-Z."""
+
+def state_liveness(code: str, year: int, month: int, day: int) -> str:
+    """LIVE, WITHDRAWN, NOT_YET or NO_PLACE: how a state code stands on a day. Raises ValueError for no day."""

@@ -10,9 +10,11 @@ from invochain._core import (
     Directory,
     Drafts,
     change_invoice,
+    check_gstin,
     check_invoices,
     event_columns,
     event_id,
+    gstin_check_char,
     invoice_id,
     movement_id,
     partition,
@@ -22,6 +24,7 @@ from invochain._core import (
     reservation_id,
     reserve_results,
     split_batch,
+    state_liveness,
     verify_audit,
 )
 
@@ -30,9 +33,11 @@ __all__ = [
     "Directory",
     "Drafts",
     "change_invoice",
+    "check_gstin",
     "check_invoices",
     "event_columns",
     "event_id",
+    "gstin_check_char",
     "invoice_id",
     "movement_id",
     "partition",
@@ -42,5 +47,6 @@ __all__ = [
     "reservation_id",
     "reserve_results",
     "split_batch",
+    "state_liveness",
     "verify_audit",
 ]

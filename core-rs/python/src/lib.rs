@@ -2,10 +2,14 @@
 use pyo3::prelude::*;
 
 mod identity;
+mod invoice;
+mod party;
 
 #[pymodule]
 fn _core(m: &Bound<'_, PyModule>) -> PyResult<()> {
     m.add("__version__", env!("CARGO_PKG_VERSION"))?;
     identity::register(m)?;
+    invoice::register(m)?;
+    party::register(m)?;
     Ok(())
 }
