@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Collection
 
 from invochain.chassis.call import Call
 from invochain.chassis.telemetry import BATCH_ITEMS, BATCH_WAITING, log
@@ -20,14 +20,14 @@ TASK_LIFE_S = 15.0
 class Collector:
     """Collects calls and runs them in batches, `slots` of them at a time.
 
-    `run` answers every call it is given; one it leaves unanswered is told INTERNAL, and an exception refuses the whole
-    batch. The batch's task is not the handler's: a client that hangs up cancels nothing (PROTOCOL 3).
+    `run` answers every call it is given, or returns those that it handed to a lane, which answers them later. One that is
+    left unanswered is told INTERNAL, and an exception refuses the whole batch. The batch's task is not the handler's: a client that hangs up cancels nothing (PROTOCOL 3).
     """
 
     def __init__(
         self,
         name: str,
-        run: Callable[[list[Call]], Awaitable[None]],
+        run: Callable[[list[Call]], Awaitable[Collection[Call] | None]],
         *,
         slots: int,
         items_max: int,
@@ -80,7 +80,7 @@ class Collector:
         self._items.observe(len(batch))
         try:
             async with asyncio.timeout(TASK_LIFE_S):
-                await self._run(batch)
+                handed_over = set(await self._run(batch) or ())
         except TimeoutError:
             _refuse(batch, DeadlineTooShort("while its batch was under way"))
         except Refusal as refusal:
@@ -89,9 +89,10 @@ class Collector:
             self._log.exception("batch_failed", batch=self._name, items=len(batch))
             _refuse(batch, None)
         else:
-            if any(not call.answer.done() for call in batch):
-                self._log.error("batch_left_calls_unanswered", batch=self._name)
-                _refuse(batch, None)
+            forgotten = [call for call in batch if not call.answer.done() and call not in handed_over]
+            if forgotten:
+                self._log.error("batch_left_calls_unanswered", batch=self._name, calls=len(forgotten))
+                _refuse(forgotten, None)
 
     async def drain(self, within_s: float = TASK_LIFE_S) -> None:
         """Takes no more calls and waits until those it has are answered."""

@@ -21,8 +21,6 @@ CREATE TABLE decision (
     CONSTRAINT decision_attempt_positive CHECK (attempt >= 1),
     CONSTRAINT decision_fingerprint_is_sha256 CHECK (octet_length(fingerprint) = 32)
 );
--- GetOperation of a buyer: the row lies under the seller.
-CREATE INDEX decision_rid ON decision (rid);
 -- The purger deletes what is older than 8 days, oldest first.
 CREATE INDEX decision_update_time ON decision (update_time);
 
