@@ -10,18 +10,26 @@ pub mod facts;
 pub mod figures;
 pub mod gstin;
 pub mod hsn;
+pub mod inv01;
+pub mod irn;
+pub mod neutral;
 pub mod outcome;
 pub mod paths;
 pub mod period;
+mod reading;
+pub mod returns;
 pub mod rules;
 pub mod tables;
+pub mod vector;
 
 pub use date::Date;
 pub use document::{
     Buyer, DocType, Document, Given, Line, LineClaims, Original, RoundOffMode, Seller, SupplyType,
     TaxpayerType, Totals, TotalsClaims,
 };
+pub use neutral::Read;
 pub use outcome::{Computed, ComputedLine, ComputedTotals, SupplySplit, Violation};
+pub use reading::Malformed;
 pub use tables::Tables;
 
 use facts::{Facts, LineFacts};
