@@ -105,7 +105,7 @@ install_go() {
       { rm -rf .cache/go; lacks "Go $GO_OLDEST or newer: install it from your distribution, then run make setup again"; return; }
   fi
   wrap go "$root/.cache/go/bin/go"
-  if [[ -x .cache/go/bin/gofmt ]]; then wrap gofmt "$root/.cache/go/bin/gofmt"; fi
+  wrap gofmt "$(.cache/go/bin/go env GOROOT)/bin/gofmt"
 }
 
 rust_version() { "$1" --version 2>/dev/null | awk '{ print $2 }' | sed 's/+.*//'; }
@@ -133,12 +133,17 @@ install_rust() {
   fi
   say "installing Rust into .cache/rust by puccinialin (about 630 MiB)"
   mkdir -p .cache/rust
-  if XDG_CACHE_HOME="$root/.cache/rust" "$bin/uv" --system-certs tool run --quiet --python "$python" \
-    "puccinialin==$PUCCINIALIN_VERSION" setup --location "$root/.cache/rust/puccinialin" \
-    --program cargo -- --version >.cache/rust/install.log 2>&1; then
+  if ! "$bin/uv" --system-certs run --no-project --isolated --quiet --python "$python" \
+    --with "puccinialin==$PUCCINIALIN_VERSION" python -m puccinialin --location .cache/rust >.cache/rust/install.log 2>&1; then
+    tail -n 5 .cache/rust/install.log
+    lacks "Rust $RUST_OLDEST or newer: install rustup, or as root: apt-get install rustc-web cargo-web"
     return
   fi
-  lacks "Rust $RUST_OLDEST or newer: install rustup, or as root: apt-get install rustc-web cargo-web"
+  local program
+  for program in cargo rustc rustfmt; do
+    wrap "$program" "$root/.cache/rust/cargo/bin/$program" \
+      RUSTUP_HOME="$root/.cache/rust/rustup" CARGO_HOME="$root/.cache/rust/cargo"
+  done
 }
 
 python=$(find_python) || {
