@@ -1,0 +1,101 @@
+"""The door to the event broker, whichever it is: topics of partitions, groups with positions, at least once.
+
+What every implementation promises, and tests/integration/chassis/test_broker_conformance.py holds:
+- records of one key keep their order; a record is acknowledged only when it is durable;
+- each partition is read by one consumer of a group at a time; what was not committed is delivered again;
+- a record that cannot be published takes the later records of its key in the same call with it, and no others.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+# Larger than anything a service accepts (4 MiB), so that only a mistake of ours meets it. A Kafka has to be set alike.
+RECORD_BYTES_MAX = 8 * 1024 * 1024
+
+Headers = tuple[tuple[str, str], ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    """What is published. Headers are CloudEvents in binary mode (API section 11): ce_id, ce_type, traceparent, ..."""
+
+    key: bytes
+    value: bytes
+    headers: Headers = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Delivered:
+    """A record as it comes back: where it lies, and what was published."""
+
+    topic: str
+    partition: int
+    offset: int
+    record: Record
+
+
+@dataclass(frozen=True, slots=True)
+class Acked:
+    """The record is durable, at this place."""
+
+    partition: int
+    offset: int
+
+
+@dataclass(frozen=True, slots=True)
+class NotAcked:
+    """The record is to be treated as unpublished; it may have been written all the same. `cause` says why."""
+
+    cause: Exception
+
+
+class RecordTooLarge(Exception):
+    """No broker of ours takes a record of this size."""
+
+
+class BehindFailed(Exception):
+    """An earlier record of the same key was not published."""
+
+
+class PartitionsLost(Exception):
+    """The consumer does not own what it commits: its session ended. What it read is delivered to the next owner."""
+
+
+class Consumer(Protocol):
+    """A member of a consumer group on one topic. Used by one task."""
+
+    async def poll(self, records_max: int, wait_s: float, skip: Collection[int] = ()) -> list[Delivered]:
+        """The next records of our partitions but those in `skip`, in order in each; waits up to `wait_s` for the first.
+
+        Takes over and gives up partitions as members come and go. Raises DependencyDown.
+        """
+        ...
+
+    async def commit(self, positions: Mapping[int, int]) -> None:
+        """Stores, per partition, the offset to read next. Raises PartitionsLost or DependencyDown: it is not stored."""
+        ...
+
+    def rewind(self, positions: Mapping[int, int]) -> None:
+        """Reads these partitions again from the offsets given."""
+        ...
+
+    async def close(self) -> None:
+        """Leaves the group; its partitions are free at once."""
+        ...
+
+
+class Broker(Protocol):
+    """Publishes, and lets groups read."""
+
+    async def publish(self, topic: str, records: Sequence[Record]) -> list[Acked | NotAcked]:
+        """Appends records and says of each, in their order, whether it is durable. Does not raise when it is down."""
+        ...
+
+    def consumer(self, group: str, topic: str) -> Consumer:
+        """A new member of a group. A group that is new reads from the oldest record that is kept."""
+        ...
+
+    async def close(self) -> None: ...
