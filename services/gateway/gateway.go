@@ -112,7 +112,7 @@ func (g *gateway) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	x := newExchange(r, g.settings.TrustedProxies)
 	r = r.WithContext(context.WithValue(r.Context(), exchangeKey{}, x))
 	noted := &recorder{ResponseWriter: w}
-	defer func() { g.finish(noted, r, x) }()
+	defer g.finish(noted, r, x)
 	x.secure(noted.Header())
 	if g.own(noted, r) {
 		return
