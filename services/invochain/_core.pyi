@@ -160,3 +160,47 @@ def gstin_check_char(first14: str) -> str | None:
 
 def state_liveness(code: str, year: int, month: int, day: int) -> str:
     """LIVE, WITHDRAWN, NOT_YET or NO_PLACE: how a state code stands on a day. Raises ValueError for no day."""
+
+# ---- gst (core-rs/core/src/gst/; RULES). Documents and answers are JSON text; amounts in them are decimal texts.
+def gst_check(document: str, mode: str | None = None, today: str | None = None) -> str:
+    """Judges one document, neutral JSON or INV-01: `{form, ok, errors: [{code, path, found, wanted, law}], computed}`.
+
+    `mode`: compute, strict or nic; None: nic for INV-01, else strict. `today` (YYYY-MM-DD) is India's; None: no document
+    is in the future. Raises ValueError for what is no JSON, no document, no mode or no date.
+    """
+
+def gst_check_batch(documents: list[str], mode: str, today: str | None = None) -> list[str]:
+    """The answers of `gst_check` in one crossing, without the GIL."""
+
+def gst_explain(document: str, mode: str | None = None, today: str | None = None) -> str:
+    """As `gst_check`, with `explanation` for `computed`: per figure its rule, per line its rate row, and the dates."""
+
+def gst_vector(vector: str) -> str:
+    """Answers one vector of `invochain-gst-vectors/1`: `{ok, errors, computed}`. Raises ValueError for an unknown kind."""
+
+def gst_gstin(text: str) -> str:
+    """`{ok, errors, computed: {kind, state, pan, pan_holder}}` of one GSTIN."""
+
+def gst_irn(
+    seller_gstin: str, date: str, doc_type: str, number: str, generated_on: str | None = None
+) -> tuple[str, str]:
+    """Preimage and IRN (64 hex digits). ValueError for a date that is none; no other part is checked."""
+
+def gst_rules() -> list[tuple[str, str, int, bool, bool, str]]:
+    """(code, rule, phase, waivable under REVIEW, found while reading, law) of every rule, in order of precedence."""
+
+def gst_reason(code: str) -> tuple[str, str, str] | None:
+    """(rule, NIC codes, meaning) of a reason code."""
+
+def gst_rates(on: str | None = None) -> list[tuple[str, str, str, str, str, str]]:
+    """(rate in percent, first day, last day or empty, kind, HSN prefixes, note) of the rows in force on a day, or all."""
+
+def gst_replace_table(name: str, text: str) -> str:
+    """Puts a dated table (first line `# as of YYYY-MM-DD`) in force in this process; the date of the tables then.
+
+    `name`: rate_slabs, state_codes, uqc_codes, special_goods, reason_codes. ValueError names the first bad line; nothing
+    is replaced then.
+    """
+
+def gst_builtin_tables() -> None:
+    """Puts the tables built into the core back in force."""

@@ -1,6 +1,7 @@
 //! The binding: a list of what Python may call. Each converter lives in the file named like its core file.
 use pyo3::prelude::*;
 
+mod gst;
 mod identity;
 mod invoice;
 mod party;
@@ -8,6 +9,7 @@ mod party;
 #[pymodule]
 fn _core(m: &Bound<'_, PyModule>) -> PyResult<()> {
     m.add("__version__", env!("CARGO_PKG_VERSION"))?;
+    gst::register(m)?;
     identity::register(m)?;
     invoice::register(m)?;
     party::register(m)?;

@@ -22,7 +22,7 @@ pub fn is_inv01(value: &Value) -> bool {
 /// Reads one INV-01 payload. Paths in violations are neutral. Errors: the JSON has another shape.
 pub fn read(value: &Value) -> Result<Read<'_>, Malformed> {
     let mut prior = Vec::new();
-    let top = Fields::of(Some(value), "")?;
+    let top = Fields::document(value)?;
     let transaction = top.object("TranDtls", "")?;
     let header = top.object("DocDtls", "")?;
     let seller = top.object("SellerDtls", "seller")?;

@@ -6,6 +6,7 @@
 
 pub mod date;
 pub mod document;
+pub mod explain;
 pub mod facts;
 pub mod figures;
 pub mod gstin;

@@ -20,7 +20,7 @@ pub struct Read<'a> {
 /// Reads one document. Errors: the JSON has another shape than a document; everything else is left to the rules.
 pub fn read(value: &Value) -> Result<Read<'_>, Malformed> {
     let mut prior = Vec::new();
-    let top = Fields::of(Some(value), "")?;
+    let top = Fields::document(value)?;
     let seller = top.object("seller", "seller")?;
     let buyer = top.object("buyer", "buyer")?;
     let original = top.object("original", "original")?;
@@ -153,6 +153,7 @@ mod tests {
         );
         for (value, path) in [
             (json!([]), "document"),
+            (json!(null), "document"),
             (json!({"items": {}}), "items"),
             (json!({"items": [3]}), "items[0]"),
             (json!({"seller": "x"}), "seller"),

@@ -43,6 +43,14 @@ impl<'a> Fields<'a> {
         }
     }
 
+    /// A whole document: `null` is none.
+    pub(super) fn document(value: &'a Value) -> Result<Fields<'a>, Malformed> {
+        match value {
+            Value::Object(_) => Fields::of(Some(value), ""),
+            other => Err(malformed("", other, "a JSON object")),
+        }
+    }
+
     pub(super) fn is_empty(&self) -> bool {
         self.map.is_none_or(|map| map.values().all(Value::is_null))
     }
