@@ -14,6 +14,9 @@ import typer
 if TYPE_CHECKING:
     from invochain.supervisor.stack import Options, Stack
 
+# One Ctrl-C may arrive twice, from the terminal and from a program in between (make, timeout): not yet impatience.
+ONE_GESTURE_S = 0.5
+
 
 def register(app: typer.Typer) -> None:
     app.command("up")(up)
@@ -139,12 +142,17 @@ class _Stops:
 
     def __init__(self) -> None:
         self.first, self.second = asyncio.Event(), asyncio.Event()
+        self._first_at_s = 0.0
         loop = asyncio.get_running_loop()
         for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
             loop.add_signal_handler(number, self._told)
 
     def _told(self) -> None:
-        (self.second if self.first.is_set() else self.first).set()
+        if not self.first.is_set():
+            self._first_at_s = time.monotonic()
+            self.first.set()
+        elif time.monotonic() - self._first_at_s > ONE_GESTURE_S:
+            self.second.set()
 
 
 class _Clock:

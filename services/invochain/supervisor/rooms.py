@@ -30,8 +30,7 @@ def command(*arguments: str) -> list[str]:
 class RoomUnit:
     """One `invochain` process: a service, or the workers.
 
-    `environment` is complete: what the process gets and nothing else. A service is ready when gRPC health says so; the
-    workers, which serve nothing, when their metrics page answers.
+    `environment` is complete: what the process gets and nothing else. Ready when gRPC health at `address` says so.
     """
 
     name: str
@@ -40,7 +39,6 @@ class RoomUnit:
     metrics_address: str
     environment: Mapping[str, str]
     folder: Path
-    serves_grpc: bool = True
     ready_within_s: float = READY_WITHIN_S
 
     async def prepare(self) -> None:
@@ -57,9 +55,7 @@ class RoomUnit:
         )
 
     async def is_ready(self, process: Process) -> bool:
-        if self.serves_grpc:
-            return await grpc_serving(self.address)
-        return await http_ok(self.metrics_address, "/metrics")
+        return await grpc_serving(self.address)
 
 
 @dataclass

@@ -30,7 +30,13 @@ from invochain.supervisor.valkey import ValkeyUnit
 
 # Where people will look first. Taken when free and nothing else was asked for; a throw-away stack takes random ones.
 USUAL_PORTS = {"gateway": 8080, "merchant": 7001, "inventory": 7002, "invoice": 7003}
-PURPOSES = (*USUAL_PORTS, "postgres", "valkey", *(f"{name}-metrics" for name in (*SERVICES, "workers", "gateway")))
+PURPOSES = (
+    *USUAL_PORTS,
+    "workers",
+    "postgres",
+    "valkey",
+    *(f"{name}-metrics" for name in (*SERVICES, "workers", "gateway")),
+)
 
 
 @dataclass(frozen=True)
@@ -162,7 +168,7 @@ class Stack:
             **{url_setting(name): url for name, url in urls.items()},
             "INVOCHAIN_REDIS_URL": redis_url,
             "INVOCHAIN_SECRETS_DIR": str(self.folder.secrets),
-            **{f"INVOCHAIN_{name.upper()}_ADDRESS": self._address(name) for name in (*SERVICES, "gateway")},
+            **{f"INVOCHAIN_{name.upper()}_ADDRESS": self._address(name) for name in (*SERVICES, "workers", "gateway")},
         }
         self._write_state()
 
@@ -173,12 +179,8 @@ class Stack:
         return self._room("workers", ("run", "workers"), environment)
 
     def _room(self, name: str, arguments: tuple[str, ...], environment: Mapping[str, str]) -> Unit:
-        metrics = self._metrics(name)
-        serves = name in SERVICES
-        address = self._address(name) if serves else metrics
-        if serves:
-            self.state.addresses[name] = address
-        return RoomUnit(name, arguments, address, metrics, environment, self.folder.path, serves_grpc=serves)
+        address = self.state.addresses[name] = self._address(name)
+        return RoomUnit(name, arguments, address, self._metrics(name), environment, self.folder.path)
 
     def _gateway(self, binary: Path, environment: Mapping[str, str]) -> Unit:
         address = self.state.addresses["gateway"] = self._address("gateway")

@@ -30,7 +30,7 @@ class StackState(BaseModel):
     pid: int
     data_folder: Path
     ephemeral: bool = False
-    # host:port by unit name: merchant, inventory, invoice, gateway, postgres, valkey.
+    # host:port by unit name: merchant, inventory, invoice, workers, gateway, postgres, valkey.
     addresses: dict[str, str] = Field(default_factory=dict)
     # http://host:port/metrics by unit name.
     metrics: dict[str, str] = Field(default_factory=dict)
