@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from invochain._core import (
     FINGERPRINT_VERSION,
+    Holds,
     Directory,
     Drafts,
     change_invoice,
@@ -28,6 +29,7 @@ from invochain._core import (
     gstin_check_char,
     invoice_id,
     movement_id,
+    normal_sku,
     partition,
     present_invoice,
     present_issued,
@@ -41,6 +43,7 @@ from invochain._core import (
 
 __all__ = [
     "FINGERPRINT_VERSION",
+    "Holds",
     "Directory",
     "Drafts",
     "change_invoice",
@@ -62,6 +65,7 @@ __all__ = [
     "gstin_check_char",
     "invoice_id",
     "movement_id",
+    "normal_sku",
     "partition",
     "present_invoice",
     "present_issued",

@@ -3,8 +3,12 @@
 //! It has no clock, no I/O, no randomness and no Python; what it needs of those comes in as an argument.
 //! Money is whole paise (`i64`), products are `i128`; there is no float anywhere.
 
-pub mod gst;
-pub mod money;
-pub mod identity;
+pub mod answer;
+pub mod audit;
 pub mod contract;
+pub mod gst;
+pub mod identity;
+pub mod money;
+pub mod request;
+pub mod stock;
 pub mod wire;

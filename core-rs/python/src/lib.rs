@@ -5,6 +5,7 @@ mod gst;
 mod identity;
 mod invoice;
 mod party;
+mod stock;
 
 #[pymodule]
 fn _core(m: &Bound<'_, PyModule>) -> PyResult<()> {
@@ -13,5 +14,6 @@ fn _core(m: &Bound<'_, PyModule>) -> PyResult<()> {
     identity::register(m)?;
     invoice::register(m)?;
     party::register(m)?;
+    stock::register(m)?;
     Ok(())
 }

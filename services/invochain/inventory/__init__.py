@@ -1,0 +1,1 @@
+"""Stock, the holds on it, and its movements: gives each unit away once."""

@@ -1,0 +1,3 @@
+DROP TABLE movement;
+DROP TABLE reservation;
+DROP TABLE stock;

@@ -1,0 +1,353 @@
+"""Reserve: holds stock for a batch of requests, each wholly or not at all.
+
+    calls ─▶ core.Holds ─▶ one pass: lock free rows, look for known ids, grant, write ─▶ answers
+                                 └─ a busy row ─▶ that SKU's lane ─▶ a pass that waits ─▶ answers
+
+Nothing is given twice: what is granted is decided by the core from numbers that are locked. Items get their own answer
+and none can fail its neighbours; an id that is there already is answered with its present state. The number of round
+trips of a pass does not depend on its size. Source: PROTOCOL sections 4.2 and 9.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from invochain import core
+from invochain.api.inventory.v1 import inventory_service_pb2 as pb
+from invochain.chassis.batch import Collector
+from invochain.chassis.call import Call
+from invochain.chassis.isolate import run_isolating_poison
+from invochain.chassis.postgres import Postgres, Sql, Tx
+from invochain.chassis.settings import Settings
+from invochain.chassis.telemetry import INVENTORY_RESERVE, RESERVATION_FAILURES
+from invochain.errors import DependencyDown, KeyReused, MalformedRequest, Refusal, invalid
+from invochain.inventory import partner_keys, stock_rows
+from invochain.inventory.lanes import Lanes
+from invochain.inventory.reservation import INVOICE, NONE, PENDING, faulty, refusal_of, repeated
+
+# What became of a hold: its state, or why it was refused.
+Outcome = str | Refusal
+
+# A hold is looked at again when a rival made its SKU, its id or its neighbour's between two statements. Each takes a
+# rival who was lucky once more; nobody is so five times.
+ROUNDS_MAX = 5
+
+# Calls of services come batched already; a few of them share one pass.
+SERVICE_CALLS_MAX = 4
+
+
+@dataclass(slots=True, eq=False)
+class Asked(Call):
+    """A BatchReserveStockRequest on its way through the passes; its answer is a BatchReserveStockResponse."""
+
+    resolver: str = INVOICE
+
+    @classmethod
+    def of(cls, call: Call, raw: bytes, resolver: str) -> Asked:
+        return cls(
+            call.method,
+            call.principal,
+            raw,
+            call.deadline,
+            key=call.key,
+            trace=call.trace,
+            request_id=call.request_id,
+            resolver=resolver,
+        )
+
+
+class Reserving:
+    """The room's reservations under way."""
+
+    def __init__(self, postgres: Postgres, settings: Settings) -> None:
+        self._postgres = postgres
+        waiting_max = settings.batch_waiting_max
+        self._collectors = {
+            INVOICE: Collector(
+                "reserve",
+                self._first_pass,
+                slots=settings.batch_slots,
+                items_max=SERVICE_CALLS_MAX,
+                waiting_max=waiting_max,
+            ),
+            NONE: Collector(
+                "reserve.partner",
+                self._first_pass,
+                slots=1,
+                items_max=settings.batch_items_max,
+                waiting_max=waiting_max,
+            ),
+        }
+        # Connections that wait for a busy row: what the first passes leave, less one for reads and commands.
+        at_once = max(1, min(4, settings.pool_size - settings.batch_slots - 2))
+        self._lanes = Lanes(
+            self._waiting_pass, at_once=at_once, items_max=settings.batch_items_max, waiting_max=waiting_max
+        )
+        self._going_on: set[asyncio.Task[None]] = set()
+
+    async def reserve(self, call: Call, raw: bytes, resolver: str) -> bytes:
+        """A BatchReserveStockResponse: the results of a BatchReserveStockRequest, in its order. `resolver` is what the caller may set.
+
+        Refuses the whole call: MalformedRequest, BulkheadFull, DeadlineTooShort, ShuttingDown.
+        """
+        asked = Asked.of(call, raw, resolver)
+        response = await self._collectors[resolver].submit(asked)
+        call.replayed = asked.replayed
+        return response
+
+    async def drain(self) -> None:
+        """Takes no more calls; returns when those it has are answered."""
+        await asyncio.gather(*(collector.drain() for collector in self._collectors.values()))
+        if self._going_on:
+            await asyncio.wait(self._going_on, timeout=5)
+
+    async def _first_pass(self, calls: list[Call]) -> list[Asked]:
+        return await self._pass(calls, wait=False)
+
+    async def _waiting_pass(self, calls: list[Call]) -> list[Asked]:
+        return await self._pass(calls, wait=True)
+
+    async def _pass(self, calls: Sequence[Call], *, wait: bool) -> list[Asked]:
+        """Decides the calls' holds; returns the calls of which a hold went to a lane, to be answered from there."""
+        asked = [call for call in calls if isinstance(call, Asked)]
+        batch = Batch(asked)
+        if batch.open:
+            await run_isolating_poison(
+                batch.open, lambda chosen: batch.decide(self._postgres, list(chosen), wait=wait), batch.fail
+            )
+        for index, key in batch.busy.items():
+            self._go_on(batch, index, key)
+        return batch.answer()
+
+    def _go_on(self, batch: Batch, index: int, key: tuple[bytes, str]) -> None:
+        """Hands a hold whose row is busy to that row's lane; its call is answered once the last of them is."""
+        task = asyncio.create_task(self._wait_in_lane(batch, index, key), name="reserve:lane")
+        self._going_on.add(task)
+        task.add_done_callback(self._going_on.discard)
+
+    async def _wait_in_lane(self, batch: Batch, index: int, key: tuple[bytes, str]) -> None:
+        owner = batch.owner(index)
+        alone = Asked.of(owner, batch.holds.alone(index), owner.resolver)
+        try:
+            answer = await self._lanes.wait(key, alone)
+            result = pb.BatchReserveStockResponse.FromString(answer).results[0]
+        except Refusal as refusal:
+            result = _result(batch.ids[index], refusal)
+        batch.late(index, result, replayed=alone.replayed)
+
+
+class Batch:
+    """One pass over some calls: their holds, and what became of each."""
+
+    def __init__(self, asked: list[Asked]) -> None:
+        self.asked = asked
+        self.holds = core.Holds([call.raw for call in asked])
+        self.ids = self.holds.id_texts()
+        self.fingerprints = self.holds.fingerprints()
+        self.resolvers = self.holds.resolvers()
+        self.outcomes: dict[int, Outcome] = {}
+        # Answered with what was decided before.
+        self.replayed: set[int] = set()
+        self.busy: dict[int, tuple[bytes, str]] = {}
+        self._same_as: dict[int, int] = {}
+        self._results: dict[int, pb.ReserveStockResult] = {}
+        for place, why in self.holds.malformed:
+            asked[place].refuse(MalformedRequest(why))
+        for index, faults in self.holds.faults():
+            self.outcomes[index] = faulty(faults)
+        for later, earlier, same in self.holds.repeats():
+            if same:
+                self._same_as[later] = earlier
+            else:
+                self.outcomes[later] = KeyReused()
+        for call, start, end in self._calls():
+            for index in range(start, end):
+                if self.resolvers[index] != call.resolver:
+                    self.outcomes[index] = invalid("resolver", "RESOLVER_UNKNOWN", f"{call.resolver} is wanted here")
+        self.open = [
+            index for index in range(len(self.holds)) if index not in self.outcomes and index not in self._same_as
+        ]
+
+    def _calls(self) -> list[tuple[Asked, int, int]]:
+        starts = self.holds.starts
+        return list(zip(self.asked, starts, starts[1:], strict=False))
+
+    def owner(self, index: int) -> Asked:
+        return next(call for call, start, end in self._calls() if start <= index < end)
+
+    def fail(self, chosen: Sequence[int], refusal: Refusal) -> None:
+        for index in self._undecided(chosen):
+            self.outcomes[index] = refusal
+
+    def _undecided(self, chosen: Sequence[int]) -> list[int]:
+        return [index for index in chosen if index not in self.outcomes and index not in self.busy]
+
+    async def decide(self, postgres: Postgres, chosen: list[int], *, wait: bool) -> None:
+        """Decides the chosen holds; those whose row is busy are left in `busy`.
+
+        What a rival changed meanwhile is looked at again, in a transaction of its own.
+        """
+        chosen = self._undecided(chosen)
+        for _ in range(ROUNDS_MAX):
+            done = Decided()
+            async with postgres.transaction() as tx:
+                await _decide(tx, self, chosen, done, wait=wait)
+            self.outcomes.update(done.outcomes)
+            self.replayed |= done.replayed
+            self.busy.update(done.busy)
+            chosen = done.again
+            if not chosen:
+                return
+        self.fail(chosen, DependencyDown("the stock, which changes too fast,"))
+
+    def late(self, index: int, result: pb.ReserveStockResult, *, replayed: bool) -> None:
+        """Takes the result of a hold that waited in a lane."""
+        self._results[index] = result
+        del self.busy[index]
+        if replayed:
+            self.replayed.add(index)
+        self.answer()
+
+    def answer(self) -> list[Asked]:
+        """Answers the calls whose holds are all decided; returns the others."""
+        left = []
+        for call, start, end in self._calls():
+            holds = range(start, end)
+            first = [self._same_as.get(index, index) for index in holds]
+            if any(index in self.busy for index in first):
+                left.append(call)
+            elif not call.answer.done():
+                replayed = bool(holds) and all(index in self.replayed or index in self._same_as for index in holds)
+                results = [self._result(index) for index in first]
+                call.reply(pb.BatchReserveStockResponse(results=results), replayed=replayed)
+        return left
+
+    def _result(self, index: int) -> pb.ReserveStockResult:
+        if index not in self._results:
+            outcome = self.outcomes[index]
+            told = outcome if isinstance(outcome, str) else outcome.reason
+            INVENTORY_RESERVE.labels(outcome=told).inc()
+            if isinstance(outcome, Refusal):
+                RESERVATION_FAILURES.labels(reason=told).inc()
+            self._results[index] = _result(self.ids[index], outcome)
+        return self._results[index]
+
+
+def _result(id_text: str, outcome: Outcome) -> pb.ReserveStockResult:
+    if isinstance(outcome, str):
+        return pb.ReserveStockResult(reservation_id=id_text, state=outcome)
+    return pb.ReserveStockResult(reservation_id=id_text, error=outcome.to_status())
+
+
+@dataclass(slots=True)
+class Decided:
+    """What a transaction decided; it counts once that has committed."""
+
+    outcomes: dict[int, Outcome] = field(default_factory=dict)
+    replayed: set[int] = field(default_factory=set)
+    busy: dict[int, tuple[bytes, str]] = field(default_factory=dict)
+    again: list[int] = field(default_factory=list)
+
+
+async def _decide(tx: Tx, batch: Batch, chosen: list[int], done: Decided, *, wait: bool) -> None:
+    """One transaction. The order of its statements is that of locks: stock, decisions by rid, reservations by id."""
+    holds = batch.holds
+    keys = holds.keys_of(chosen)
+    merchant_ids, skus = holds.key_columns(keys)
+    locked = await stock_rows.lock(tx, merchant_ids, skus, wait=wait)
+    missing: list[int] = []
+    if len(locked.places) < len(keys):
+        missing = [keys[place] for place in await stock_rows.absent(tx, merchant_ids, skus)]
+    left = await _look(tx, batch, chosen, done)
+
+    granted, busy, refused = holds.grant(
+        left, [keys[place] for place in locked.places], locked.units, locked.free_milli, missing
+    )
+    for index, key in busy:
+        if wait:
+            # Made between the two statements: neither locked nor absent.
+            done.again.append(index)
+        else:
+            (merchant_id,), (sku,) = holds.key_columns([key])
+            done.busy[index] = (merchant_id, sku)
+    partners = [index for index in granted if batch.resolvers[index] == NONE]
+    lost = await partner_keys.succeed(tx, holds, partners) if partners else set()
+    won = await _insert(tx, batch, [index for index in granted if index not in lost])
+    if len(won) < len(granted):
+        lost = set(granted) - set(won)
+        again = await _look(tx, batch, sorted(lost), done)
+        done.again += again
+    if won:
+        await stock_rows.reserve(tx, *holds.sums(won))
+    done.outcomes.update(dict.fromkeys(won, PENDING))
+
+    final: list[tuple[int, Refusal]] = []
+    for index, reason, sku, asked_milli, free_milli, asked, kept in refused:
+        refusal = refusal_of(reason, sku, asked_milli, free_milli, asked, kept)
+        if lost and refusal.reason == "INSUFFICIENT_STOCK":
+            done.again.append(index)
+        else:
+            final.append((index, refusal))
+    done.outcomes.update(final)
+    if told := [(index, refusal) for index, refusal in final if batch.resolvers[index] == NONE]:
+        # A rival that decided the key meanwhile is answered from its row, on the next look.
+        late = await partner_keys.fail(tx, holds, told)
+        for index in late:
+            del done.outcomes[index]
+        done.again += late
+
+
+async def _look(tx: Tx, batch: Batch, chosen: list[int], done: Decided) -> list[int]:
+    """Answers the holds that were decided before and returns the others. A new statement, so that it sees what
+    committed while this transaction waited for its stock rows."""
+    holds = batch.holds
+    if partners := [index for index in chosen if batch.resolvers[index] == NONE]:
+        for index, refusal in (await partner_keys.refused(tx, holds, batch.fingerprints, partners)).items():
+            done.outcomes[index] = refusal
+            done.replayed.add(index)
+    for row in await tx.fetch(LOOK, *holds.names(chosen)):
+        index = chosen[row["place"] - 1]
+        done.outcomes[index] = repeated(
+            batch.ids[index], batch.resolvers[index], row["state"], row["fingerprint"], batch.fingerprints[index]
+        )
+        done.replayed.add(index)
+    return [index for index in chosen if index not in done.outcomes]
+
+
+async def _insert(tx: Tx, batch: Batch, granted: list[int]) -> list[int]:
+    """Writes the granted holds, in the order of ids, and returns those that were not there already."""
+    if not granted:
+        return []
+    ordered = sorted(granted, key=lambda index: batch.ids[index].lower())
+    rows = batch.holds.rows(ordered)
+    won = {(row["merchant_id"], row["reservation_id"]) for row in await tx.fetch(INSERT, *rows)}
+    return [index for index, *name in zip(ordered, rows[0], rows[1], strict=True) if tuple(name) in won]
+
+
+LOOK = Sql(
+    "reservation_look",
+    """
+SELECT asked.place, reservation.state, reservation.fingerprint
+FROM unnest($1::uuid[], $2::uuid[], $3::text[]) WITH ORDINALITY AS asked (merchant_id, reservation_id, resolver, place)
+JOIN reservation USING (merchant_id, reservation_id, resolver)
+""",
+)
+
+INSERT = Sql(
+    "reservation_insert",
+    """
+INSERT INTO reservation (
+    merchant_id, reservation_id, resolver, state, rid, attempt, fingerprint, skus, quantities_milli, expire_time
+)
+SELECT
+    merchant_id, reservation_id, resolver, 'PENDING', rid, attempt, fingerprint, skus::text[],
+    quantities_milli::bigint[], CASE WHEN ttl_s > 0 THEN now() + make_interval(secs => ttl_s) END
+FROM unnest(
+    $1::uuid[], $2::uuid[], $3::text[], $4::uuid[], $5::int[], $6::bytea[], $7::text[], $8::text[], $9::int[]
+) AS granted (merchant_id, reservation_id, resolver, rid, attempt, fingerprint, skus, quantities_milli, ttl_s)
+ON CONFLICT DO NOTHING
+RETURNING merchant_id, reservation_id
+""",
+)
