@@ -1,0 +1,80 @@
+import asyncio
+import os
+from collections.abc import AsyncIterator, Awaitable, Callable
+from dataclasses import dataclass
+
+import pytest
+
+from invochain.chassis.embedded_broker import EmbeddedBroker
+from invochain.chassis.postgres import Postgres, Sql
+from invochain.chassis.session import Session
+from invochain.durable import outbox
+from invochain.durable.outbox import Event
+from tests.integration.chassis.databases import database, empty, events_postgres, pool
+
+__all__ = ["database", "empty", "events_postgres", "pool"]
+
+ISSUED = "invochain.invoice.issued.v1"
+TOPIC = "invoice.events"
+MERCHANT = b"\x07" * 16
+
+LOCK = Sql("test_lock_aggregate", "SELECT pg_advisory_xact_lock(hashtextextended(encode($1::bytea, 'hex'), 0))")
+WAITING = Sql("test_outbox_count", "SELECT count(*) FROM outbox")
+
+
+async def until(true: Callable[[], Awaitable[object]], within_s: float = 20) -> None:
+    """Polls a state until it holds; fails after `within_s`."""
+    async with asyncio.timeout(within_s):
+        while not await true():
+            await asyncio.sleep(0.02)
+
+
+@dataclass
+class Source:
+    """A room that writes events, as a service would: under the aggregate's lock."""
+
+    dsn: str
+    postgres: Postgres
+    broker_dsn: str
+    broker: EmbeddedBroker
+
+    def __post_init__(self) -> None:
+        self.versions: dict[bytes, int] = {}
+        self.sessions: list[Session] = []
+
+    async def tell(self, aggregate: bytes, count: int = 1, payload: bytes = b"") -> None:
+        async with self.postgres.transaction(wait_s=10) as tx:
+            await tx.fetch(LOCK, aggregate)
+            first = self.versions.get(aggregate, 0) + 1
+            self.versions[aggregate] = first + count - 1
+            events = [Event(MERCHANT, aggregate, first + n, ISSUED, payload or b"x") for n in range(count)]
+            await outbox.append(tx, events, None)
+
+    async def waiting(self) -> int:
+        async with self.postgres.reading(wait_s=5) as tx:
+            return await tx.fetchval(WAITING)
+
+    def session(self) -> Session:
+        self.sessions.append(Session(self.dsn, "merchant"))
+        return self.sessions[-1]
+
+    async def published(self) -> list[tuple[str, int]]:
+        """Everything at the broker, in the order of each partition: aggregate, version."""
+        reader = self.broker.consumer(f"reader-{os.urandom(4).hex()}", TOPIC)
+        found: list[tuple[str, int]] = []
+        try:
+            while batch := await reader.poll(1_000, 0):
+                found += [(d.record.key.decode(), int(dict(d.record.headers)["ce_sequence"])) for d in batch]
+        finally:
+            await reader.close()
+        return found
+
+
+@pytest.fixture
+async def source(database, pool) -> AsyncIterator[Source]:
+    dsn, broker_dsn = await database("merchant"), await database("broker")
+    made = Source(dsn, await pool(dsn=dsn), broker_dsn, await EmbeddedBroker.connect(broker_dsn))
+    yield made
+    for session in made.sessions:
+        await session.close()
+    await made.broker.close()
