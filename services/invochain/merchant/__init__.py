@@ -1,0 +1,1 @@
+"""Who a merchant is by GST law, who may act for it, and the tokens that say so."""
