@@ -45,10 +45,10 @@ _UNREACHABLE = (grpc.RpcError, OSError, TimeoutError, Refusal)
 
 
 class KeySet:
-    """Keys by id, from one source."""
+    """Keys by id, from one source; `every_s` is the least time between two fetches, 0 for a source in this process."""
 
-    def __init__(self, fetch: Fetch) -> None:
-        self._fetch = fetch
+    def __init__(self, fetch: Fetch, *, every_s: float = FETCH_EVERY_S) -> None:
+        self._fetch, self._every_s = fetch, every_s
         self._keys: dict[str, ECKey] = {}
         self._good = self._tried = -math.inf
         self._failed = False
@@ -72,7 +72,7 @@ class KeySet:
         return self._keys.get(kid)
 
     def _start(self) -> None:
-        every_s = FETCH_EVERY_S if self._keys else FIRST_FETCH_EVERY_S
+        every_s = self._every_s if self._keys else min(self._every_s, FIRST_FETCH_EVERY_S)
         if self._fetching is None and clock.monotonic() - self._tried >= every_s:
             self._tried = clock.monotonic()
             self._fetching = asyncio.create_task(self._fetch_once(), name="token-keys")

@@ -27,4 +27,4 @@ async def start(settings: Settings, own: MerchantSettings | None = None) -> Runn
     postgres = await Postgres.connect(settings.database_url("merchant"), name="merchant", size=settings.pool_size)
     servicer = MerchantServicer(postgres, passwords, SlowDown(own), keys)
     # Our own keys are verified by the same door as everybody's: fetched from ourselves.
-    return Running([servicer], Authenticator(made, KeySet(keys)), [passwords.close, postgres.close])
+    return Running([servicer], Authenticator(made, KeySet(keys, every_s=0)), [passwords.close, postgres.close])
