@@ -25,10 +25,12 @@ DESCRIPTOR := proto/released/v1.binpb
 # Seconds since the command was typed, in front of each long step. (No commas in the text: make would cut it there.)
 STARTED := $(shell date +%s)
 say = printf '\033[1m[%3d s] %s\033[0m\n' $$(($$(date +%s) - $(STARTED))) $(1)
+# need PATH: ends a command whose room is not built yet in words, not in a stack of errors.
+need = test -e $(1) || { echo 'make $@: there is no $(1) in this release'; exit 1; }
 
 .PHONY: help
 help: ## list the commands
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' Makefile
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-17s%s\n", $$1, $$2 }' Makefile
 
 # ---------------------------------------------------------------- set-up and build
 .PHONY: setup proto build missing
@@ -99,8 +101,8 @@ fast-tests: build
 	@pytest $(wildcard tests/house tests/unit)
 
 test: check ## install, build and run all checks and tests
-	@$(call say,'all other tests')
-	@pytest --ignore=tests/house --ignore=tests/unit
+	@$(call say,'all other tests: contract; integration; end to end')
+	@pytest --ignore=tests/house --ignore=tests/unit --ignore=tests/chaos
 
 .PHONY: release-contract
 release-contract: $(STAMP)/proto-python ## freeze the contract: later changes must not break it
@@ -112,13 +114,18 @@ release-contract: $(STAMP)/proto-python ## freeze the contract: later changes mu
 clients: $(STAMP)/proto-go ## build the Go and TypeScript client stubs
 	@deploy/clients.sh
 bench: build ## measure on this machine (benchmarks/)
+	@$(call need,benchmarks/run.py)
 	@python benchmarks/run.py $(ARGS)
 chaos: build ## one file per failure; wants a quiet machine
+	@$(call need,tests/chaos)
 	@pytest -m 'long or not long' tests/chaos $(ARGS)
 fuzz: $(STAMP)/setup ## fuzz the Rust core (FUZZ_S seconds a target; needs a nightly Rust and cargo-fuzz)
-	@deploy/fuzz.sh $(or $(FUZZ_S),60)
+	@$(call need,core-rs/fuzz)
+	@cd core-rs && for target in $$(cargo +nightly fuzz list); do \
+	   cargo +nightly fuzz run "$$target" -- -max_total_time=$(or $(FUZZ_S),60); done
 mutants: $(STAMP)/setup ## change the Rust core and see whether a test notices (needs cargo-mutants)
-	@cargo mutants --dir core-rs/core --jobs 2 $(ARGS)
+	@cargo mutants --version >/dev/null 2>&1 || { echo 'cargo-mutants is missing; install it: cargo install cargo-mutants'; exit 1; }
+	@cargo mutants --package invochain-core --jobs 2 $(ARGS)
 
 # ---------------------------------------------------------------- cleaning
 .PHONY: clean distclean
