@@ -186,6 +186,28 @@ func TestAServiceThatIsAway(t *testing.T) {
 	}
 }
 
+// A read that found its service away is tried once more; a write never, for the client repeats it with its key.
+func TestOnlyReadsAreTriedAgain(t *testing.T) {
+	s := startServices(t, nil)
+	f := serve(t, s)
+	for _, row := range []struct {
+		method, path string
+		calls        int
+	}{{"GET", "/v1/invoices", 2}, {"GET", "/v1/stock/BOLT", 2}, {"POST", "/v1/invoices", 1}, {"POST", "/v1/stock:adjust", 1}, {"PATCH", "/v1/merchant", 1}} {
+		s.answer = func(call) (proto.Message, error) {
+			return nil, refusal(t, codes.Unavailable, "SHUTTING_DOWN", "stopping")
+		}
+		body := "{}"
+		if row.method == "GET" {
+			body = ""
+		}
+		a := f.ask(t, row.method, row.path, body, "Idempotency-Key", aKey)
+		expect(t, row.path, a.status, 503)
+		expect(t, row.method+" "+row.path+" calls", s.count(), row.calls)
+		s.calls = nil
+	}
+}
+
 // A service that does not answer in time is 504, whatever time the client would give.
 func TestAServiceThatHangs(t *testing.T) {
 	s := startServices(t, func(c call) (proto.Message, error) {
