@@ -60,7 +60,7 @@ typescript_client() {
     google/rpc/status.proto google/rpc/error_details.proto google/type/date.proto
   place "$next/typescript" clients/typescript/gen
   rm -rf clients/typescript/dist
-  (cd clients/typescript && npm run --silent build && npm test --silent -- --test-reporter=dot)
+  (cd clients/typescript && npm run --silent build && npm test --silent)
 }
 
 for step in "${@:-all}"; do

@@ -2,9 +2,11 @@ package main
 
 import (
 	"bufio"
+	"errors"
 	"fmt"
 	"net"
 	"net/http"
+	"os"
 	"strings"
 	"testing"
 	"time"
@@ -345,6 +347,41 @@ func TestRawRequests(t *testing.T) {
 	for _, c := range s.calls {
 		if len(c.metadata.Get("authorization")) > 0 {
 			t.Errorf("a smuggled token reached %s", c.method)
+		}
+	}
+}
+
+// A client that dribbles its header is cut off after five seconds, whatever it dribbles.
+func TestADribblingClientIsCutOff(t *testing.T) {
+	t.Parallel()
+	f := serve(t, startServices(t, nil))
+	connection, err := net.Dial("tcp", strings.TrimPrefix(f.url, "http://"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer connection.Close()
+	started := time.Now()
+	cut := make(chan struct{})
+	go func() {
+		_ = connection.SetReadDeadline(started.Add(10 * time.Second))
+		if _, err := connection.Read(make([]byte, 1)); err == nil || !errors.Is(err, os.ErrDeadlineExceeded) {
+			close(cut)
+		}
+	}()
+	_, _ = connection.Write([]byte("GET /v1/invoices HTTP/1.1\r\nHost: a\r\n"))
+	for dribble := time.NewTicker(200 * time.Millisecond); ; {
+		select {
+		case <-cut:
+			dribble.Stop()
+			if took := time.Since(started); took < 4*time.Second || took > 8*time.Second {
+				t.Errorf("it was cut off after %s", took)
+			}
+			return
+		case <-dribble.C:
+			if time.Since(started) > 9*time.Second {
+				t.Fatal("it was not cut off")
+			}
+			_, _ = connection.Write([]byte("X-A: b\r\n"))
 		}
 	}
 }
