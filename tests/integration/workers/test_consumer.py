@@ -1,0 +1,191 @@
+"""Consumers over a real broker and a real inbox: the effect once, the position after it, poison apart."""
+
+import asyncio
+from collections.abc import Sequence
+
+import pytest
+
+from invochain.chassis.broker import Acked, Record
+from invochain.chassis.ids import new_id, to_text
+from invochain.chassis.postgres import Sql
+from invochain.durable import inbox
+from invochain.durable.inbox import Received, Subscription
+from invochain.errors import DependencyDown
+from invochain.workers.consumer import Listener
+from invochain.workers.relay import Relay
+from tests.integration.workers.conftest import ISSUED, MERCHANT, TOPIC, Source, until
+
+ACCEPTED = "invochain.invoice.accepted.v1"
+
+SEEN = Sql("test_inbox_seen", "SELECT event_id FROM inbox WHERE consumer = 'test.effect'")
+
+
+class Effect:
+    """A consumer whose effect is a row of the inbox in the source's database, counted as it happens."""
+
+    def __init__(self, source: Source) -> None:
+        self._postgres = source.postgres
+        self.batches: list[list[Received]] = []
+        self.done: list[Received] = []
+        self.fails_on: dict[bytes, Exception] = {}
+        self.crash_after_effect = False
+
+    async def __call__(self, events: Sequence[Received]) -> None:
+        self.batches.append(list(events))
+        for event in events:
+            if failure := self.fails_on.get(event.aggregate_id):
+                raise failure
+        async with self._postgres.transaction() as tx:
+            fresh = await inbox.admit(tx, "test.effect", events)
+        self.done += fresh
+        if self.crash_after_effect:
+            raise asyncio.CancelledError
+
+    def subscription(self, types: tuple[str, ...] = (ISSUED,)) -> Subscription:
+        return Subscription("test.effect", TOPIC, frozenset(types), self)
+
+
+@pytest.fixture
+def effect(source) -> Effect:
+    return Effect(source)
+
+
+@pytest.fixture
+async def listen(source, effect):
+    """Makes listeners that leave their group at the end."""
+    made: list[Listener] = []
+
+    def make(types: tuple[str, ...] = (ISSUED,)) -> Listener:
+        made.append(Listener(effect.subscription(types), source.broker, wait_s=0.2))
+        return made[-1]
+
+    yield make
+    for listener in made:
+        await listener.close()
+
+
+async def publish(source: Source) -> None:
+    session = source.session()
+    relay = Relay("merchant", session, source.broker)
+    while await source.waiting():
+        await relay.run_once()
+    await session.close()
+
+
+async def aggregates_in_two_partitions(source: Source) -> tuple[bytes, bytes]:
+    """Two aggregates whose records lie in different partitions of the topic."""
+    probes = [new_id() for _ in range(64)]
+    places = await source.broker.publish("probe", [Record(to_text(a).encode(), b"") for a in probes])
+    assert all(isinstance(place, Acked) for place in places)
+    other = next(n for n, place in enumerate(places) if place.partition != places[0].partition)
+    return probes[0], probes[other]
+
+
+class TestListener:
+    async def test_a_batch_is_handled_in_order_and_its_position_committed(self, source, effect, listen):
+        """One call of the handler for many events; a new member finds nothing left."""
+        aggregate = new_id()
+        await source.tell(aggregate, 20)
+        await publish(source)
+        first = listen()
+
+        assert 20 == await first.run_once()
+        await first.close()
+
+        assert 1 == len(effect.batches)
+        assert list(range(1, 21)) == [event.sequence for event in effect.batches[0]]
+        assert {(MERCHANT, aggregate, ISSUED)} == {(e.merchant_id, e.aggregate_id, e.type) for e in effect.batches[0]}
+        assert 0 == await listen().run_once()
+
+    async def test_a_crash_between_effect_and_commit_brings_the_events_again_and_the_effect_once(
+        self, source, effect, listen
+    ):
+        """The inbox rows of the first time turn the second into nothing."""
+        await source.tell(new_id(), 5)
+        await publish(source)
+        effect.crash_after_effect = True
+        dying = listen()
+        with pytest.raises(asyncio.CancelledError):
+            await dying.run_once()
+        await dying.close()
+        effect.crash_after_effect = False
+
+        assert 5 == await listen().run_once()
+
+        assert [5, 5] == [len(batch) for batch in effect.batches]
+        assert 5 == len(effect.done)
+
+    async def test_only_the_types_asked_for_are_handed_over(self, source, effect, listen):
+        """The others are passed by, and do not come again."""
+        await source.tell(new_id(), 3)
+        await publish(source)
+        listener = listen((ACCEPTED,))
+
+        assert 3 == await listener.run_once()
+
+        assert [] == effect.batches
+        assert 0 == await listener.run_once()
+
+    async def test_a_poison_event_stops_its_partition_and_no_other(self, source, effect, listen):
+        """What is before it and beside it is done and committed; when it can be handled, the rest follows in order."""
+        poisoned, free = await aggregates_in_two_partitions(source)
+        await source.tell(free, 2)
+        await source.tell(poisoned, 3)
+        await publish(source)
+        effect.fails_on[poisoned] = ValueError("cannot read this")
+        listener = listen()
+
+        assert 2 == await listener.run_once()
+        assert {free} == {event.aggregate_id for event in effect.done}
+        await source.tell(free)
+        await publish(source)
+        assert 1 == await listener.run_once()
+        del effect.fails_on[poisoned]
+
+        async def healed() -> bool:
+            await listener.run_once()
+            return len(effect.done) == 6
+
+        await until(healed)
+        assert [1, 2, 3] == [event.sequence for event in effect.done if event.aggregate_id == poisoned]
+
+    async def test_a_database_that_is_away_brings_everything_again(self, source, effect, listen):
+        """Trouble that passes is not the event's: nothing is split or passed by, the runner waits and repeats."""
+        aggregate = new_id()
+        await source.tell(aggregate, 4)
+        await publish(source)
+        effect.fails_on[aggregate] = DependencyDown("the inventory database")
+        listener = listen()
+        with pytest.raises(DependencyDown):
+            await listener.run_once()
+        effect.fails_on.clear()
+
+        assert 4 == await listener.run_once()
+
+        assert [4, 4] == [len(batch) for batch in effect.batches]
+
+    async def test_a_record_that_is_no_event_stops_its_partition_only(self, source, effect, listen):
+        """A missing header is seen as the poison it is; the records of other partitions are handled."""
+        bad, good = await aggregates_in_two_partitions(source)
+        await source.broker.publish(TOPIC, [Record(to_text(bad).encode(), b"", (("ce_type", ISSUED),))])
+        await source.tell(good)
+        await publish(source)
+
+        assert 1 == await listen().run_once()
+
+        assert [good] == [event.aggregate_id for event in effect.done]
+
+    async def test_two_listeners_share_the_work_and_do_each_effect_once(self, source, effect, listen):
+        """Members of one group in two processes: every event is done once, whoever gets it."""
+        for _ in range(60):
+            await source.tell(new_id(), 2)
+        await publish(source)
+        one, two = listen(), listen()
+
+        async def finished() -> bool:
+            await asyncio.gather(one.run_once(), two.run_once())
+            return len(effect.done) == 120
+
+        await until(finished)
+        async with source.postgres.reading() as tx:
+            assert 120 == len(await tx.fetch(SEEN))
