@@ -10,6 +10,7 @@ import pytest
 
 from invochain.supervisor.errors import CannotStart
 from invochain.supervisor.postgres import PostgresUnit
+from invochain.supervisor.process import Process, Program
 from tests.kit.servers import PostgresServer, ValkeyServer
 
 
@@ -97,13 +98,19 @@ class TestPostgresServer:
     async def test_a_pid_file_of_another_time_is_cleared_away(self, server: PostgresServer):
         """After a reboot the number in the pid file may be anybody's; PostgreSQL alone would refuse to start."""
         await server.kill9()
-        pid_file = server.data / "postmaster.pid"
-        lines = pid_file.read_text().splitlines()
-        pid_file.write_text("\n".join([str(os.getppid()), *lines[1:]]))
+        sleeper = Program("bystander", ["/bin/sleep", "600"], {}, Path("/"), account=server.folder.account)
+        bystander = Process(sleeper, server.folder.log / "bystander.log")
+        try:
+            pid_file = server.data / "postmaster.pid"
+            lines = pid_file.read_text().splitlines()
+            pid_file.write_text("\n".join([str(bystander.pid), *lines[1:]]))
 
-        await server.start()
+            await server.start()
 
-        assert 1 == await value(server.dsn(), "SELECT 1")
+            assert 1 == await value(server.dsn(), "SELECT 1")
+            assert bystander.exit_code is None, "whoever has the number now is none of our business"
+        finally:
+            await bystander.kill9()
 
     async def test_a_cluster_of_another_version_is_refused_with_the_remedy(self, server: PostgresServer):
         """An upgrade of the programs must not open, and perhaps spoil, data of an older release."""
