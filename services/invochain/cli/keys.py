@@ -94,10 +94,10 @@ def revoke(
 def _folder(chosen: Path | None) -> Path:
     from invochain.supervisor.state import running_stack
 
-    if chosen or (
-        chosen := Path(os.environ["INVOCHAIN_SECRETS_DIR"]) if "INVOCHAIN_SECRETS_DIR" in os.environ else None
-    ):
+    if chosen:
         return chosen
+    if setting := os.environ.get("INVOCHAIN_SECRETS_DIR"):
+        return Path(setting)
     return Path(running_stack().environment["INVOCHAIN_SECRETS_DIR"])
 
 
