@@ -35,7 +35,7 @@ class Lanes:
         self._lanes: dict[Key, tuple[Collector, list[int]]] = {}
 
     async def wait(self, key: Key, call: Call) -> bytes:
-        """Joins the lane and returns the call's answer. Refuses: BulkheadFull, DeadlineTooShort, what the run refuses."""
+        """Joins the lane and returns the call's answer. Refuses: BulkheadFull, DeadlineTooShort."""
         if key not in self._lanes:
             collector = Collector(
                 "reserve.lane", self._in_turn, slots=1, items_max=self._items_max, waiting_max=self._waiting_max

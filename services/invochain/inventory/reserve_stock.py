@@ -88,8 +88,9 @@ class Reserving:
         self._going_on: set[asyncio.Task[None]] = set()
 
     async def reserve(self, call: Call, raw: bytes, resolver: str) -> bytes:
-        """A BatchReserveStockResponse: the results of a BatchReserveStockRequest, in its order. `resolver` is what the caller may set.
+        """Takes a BatchReserveStockRequest and returns its BatchReserveStockResponse, results in the order asked.
 
+        `resolver` is the one that the caller may set.
         Refuses the whole call: MalformedRequest, BulkheadFull, DeadlineTooShort, ShuttingDown.
         """
         asked = Asked.of(call, raw, resolver)

@@ -13,6 +13,7 @@ from typing import Any
 import asyncpg
 import grpc
 import pytest
+
 from invochain import core
 from invochain.api.inventory.v1 import inventory_service_pb2 as pb
 from invochain.api.inventory.v1.inventory_service_pb2_grpc import InventoryServiceStub
@@ -27,7 +28,6 @@ from invochain.errors import TokenInvalid
 from invochain.inventory.reserve_stock import Reserving
 from invochain.inventory.servicer import InventoryServicer
 from invochain.inventory.settling import Settling
-
 from tests.kit.servers import PostgresServer
 
 SELLER, OTHER = bytes([1]) * 16, bytes([2]) * 16
@@ -55,6 +55,7 @@ class Shop:
     """A served room and how tests speak to it."""
 
     postgres: Postgres
+    channel: grpc.aio.Channel
     stub: InventoryServiceStub
     dsn: str
     reserving: Reserving
@@ -170,7 +171,8 @@ INVARIANTS = {
     """,
     "I2 reserved is the sum of PENDING and HELD": """
         SELECT s.merchant_id, s.sku, s.reserved_milli, r.sum FROM stock s FULL JOIN (
-            SELECT merchant_id, i.sku, sum(i.quantity) FROM reservation, unnest(skus, quantities_milli) i (sku, quantity)
+            SELECT merchant_id, i.sku, sum(i.quantity)
+            FROM reservation, unnest(skus, quantities_milli) i (sku, quantity)
             WHERE state IN ('PENDING', 'HELD') GROUP BY 1, 2
         ) r ON r.merchant_id = s.merchant_id AND r.sku = s.sku
         WHERE coalesce(s.reserved_milli, 0) <> coalesce(r.sum, 0)
@@ -232,7 +234,7 @@ async def shop(dsn: str) -> AsyncIterator[Shop]:
     server.add(InventoryServicer(postgres, Pages(b"p" * 32), reserving, settling))
     port = await server.start("127.0.0.1:0")
     async with grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel:
-        yield Shop(postgres, InventoryServiceStub(channel), dsn, reserving, settling)
+        yield Shop(postgres, channel, InventoryServiceStub(channel), dsn, reserving, settling)
     await server.drain(1)
     await reserving.drain()
     await settling.drain()
