@@ -104,6 +104,12 @@ def check_invoices(
 ) -> Drafts:
     """Reads, checks, sums, names and hashes the CreateInvoiceRequests of a batch in one crossing."""
 
+def validate_document(
+    raw: bytes, mode: str, today: tuple[int, int, int] | None
+) -> tuple[bytes | None, Violations]:
+    """Checks a document made elsewhere (an encoded Invoice): the document with its figures, or its violations. `mode`:
+    compute, strict or nic. ValueError if the bytes are no Invoice."""
+
 def split_batch(raw: bytes) -> tuple[list[tuple[bytes, str]], bool]:
     """Cuts a BatchCreateInvoicesRequest into (CreateInvoiceRequest, key) items; ValueError if it is none."""
 

@@ -7,9 +7,9 @@ from __future__ import annotations
 
 from invochain._core import (
     FINGERPRINT_VERSION,
-    Holds,
     Directory,
     Drafts,
+    Holds,
     change_invoice,
     check_gstin,
     check_invoices,
@@ -38,14 +38,15 @@ from invochain._core import (
     reserve_results,
     split_batch,
     state_liveness,
+    validate_document,
     verify_audit,
 )
 
 __all__ = [
     "FINGERPRINT_VERSION",
-    "Holds",
     "Directory",
     "Drafts",
+    "Holds",
     "change_invoice",
     "check_gstin",
     "check_invoices",
@@ -74,5 +75,6 @@ __all__ = [
     "reserve_results",
     "split_batch",
     "state_liveness",
+    "validate_document",
     "verify_audit",
 ]

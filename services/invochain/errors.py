@@ -11,7 +11,7 @@ from __future__ import annotations
 import enum
 import random
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, is_dataclass
 from typing import ClassVar
 
 from google.protobuf import any_pb2, duration_pb2
@@ -68,17 +68,18 @@ class Refusal(Exception):
     message: ClassVar[str] = "internal error"
 
     def __str__(self) -> str:
-        return self.message.format(**{f.name: getattr(self, f.name) for f in self._facts()})
+        return self.message.format(**self.facts())
 
-    def _facts(self):  # type: ignore[no-untyped-def]
-        return fields(self) if hasattr(self, "__dataclass_fields__") else ()
+    def facts(self) -> dict[str, object]:
+        """What it is about, by name."""
+        return {f.name: getattr(self, f.name) for f in fields(self)} if is_dataclass(self) else {}
 
     def violations(self) -> Sequence[FieldViolation]:
         return ()
 
     def to_status(self) -> status_pb2.Status:
         """The refusal as it goes over the wire and into the decision row."""
-        facts = {f.name: _text(getattr(self, f.name)) for f in self._facts() if f.name != "broken"}
+        facts = {name: _text(value) for name, value in self.facts().items() if name != "broken"}
         details = [_pack(error_details_pb2.ErrorInfo(reason=self.reason, domain=DOMAIN, metadata=facts))]
         if violations := self.violations():
             details.append(

@@ -179,9 +179,49 @@ pub fn draft<'p>(
         totals: computed.totals,
         items: item_rows(&invoice, &document, &computed),
         stock: stock_of(&invoice),
-        body: body(&invoice, &document, &computed, asked, date),
+        body: body(
+            &invoice,
+            &document,
+            &computed,
+            Party::decode(&asked.seller.party).ok(),
+        ),
         violations,
     })
+}
+
+/// Checks a document made elsewhere (an encoded `Invoice`): the seller and everything else is as it says. Answers the
+/// document with its figures, encoded. `today`: absent, no date is in the future.
+pub fn check_elsewhere(
+    raw: &[u8],
+    mode: Mode,
+    today: Option<Date>,
+    tables: &Tables,
+) -> Result<Vec<u8>, Refused> {
+    let invoice = Invoice::decode(raw).map_err(Refused::Malformed)?;
+    let mut document = document_of(&invoice);
+    if invoice.doc_type == 0 {
+        document.doc_type = Given::Absent;
+    }
+    let context = Context {
+        mode,
+        today,
+        tables,
+        form: PathForm::Api,
+        number_by_server: false,
+    };
+    let computed = gst::check(&document, &context, Vec::new()).map_err(Refused::Violations)?;
+    let mut out = Vec::with_capacity(raw.len() + 256);
+    crate::wire::put_bytes(1, invoice.number.as_bytes(), &mut out);
+    out.extend_from_slice(&body(
+        &invoice,
+        &document,
+        &computed,
+        invoice.seller.clone(),
+    ));
+    if computed.inter_state {
+        crate::wire::put_int(37, 1, &mut out);
+    }
+    Ok(out)
 }
 
 /// What a dry run answers: the invoice as it would be issued, encoded, without what only an issue gives.
@@ -649,15 +689,14 @@ fn body(
     invoice: &Invoice<'_>,
     document: &gst::Document<'_>,
     computed: &Computed,
-    asked: &Asked<'_>,
-    date: Date,
+    seller: Option<Party<'_>>,
 ) -> Vec<u8> {
     let mut answer = invoice.clone();
     answer.number = "";
     answer.series = "";
-    answer.doc_type = 1;
-    answer.invoice_date = Some(civil(date));
-    answer.seller = Party::decode(&asked.seller.party).ok();
+    answer.doc_type = invoice.doc_type.max(1);
+    answer.invoice_date = document.date.known().map(civil);
+    answer.seller = seller;
     if let Some(buyer) = &mut answer.buyer {
         buyer.state = document.buyer.state;
     }

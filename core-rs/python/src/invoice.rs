@@ -2,13 +2,15 @@
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex};
 
+use crate::gst::tables;
+
 use invochain_core::answer::{self, Act, Decided, Hold, Move, Standing};
 use invochain_core::audit::{self, Entry, Stored};
 use invochain_core::contract::{
     BatchCreateInvoicesRequest, BatchReserveStockResponse, CreateInvoiceRequest, ReservationItem,
     ReserveStockRequest,
 };
-use invochain_core::gst::{Date, Tables};
+use invochain_core::gst::{Date, Mode, Violation};
 use invochain_core::identity::{self, id_text, Id};
 use invochain_core::request::{self, Asked, Draft, Known, Profile, Refused};
 use invochain_core::wire::{put_bytes, put_nested, Message};
@@ -109,11 +111,6 @@ impl Directory {
     }
 }
 
-/// The law's tables.
-fn tables() -> &'static Tables {
-    Tables::builtin()
-}
-
 /// One request of a batch, after step 0.
 enum Outcome {
     Draft(Box<Draft>),
@@ -143,7 +140,7 @@ fn check_one(
         merchant_id,
         key,
         today,
-        tables: tables(),
+        tables: &tables(),
         seller: &seller,
     };
     let known = |_: &str| match &buyer {
@@ -154,12 +151,9 @@ fn check_one(
     match request::draft(raw, &asked, known) {
         Ok(draft) => Outcome::Draft(Box::new(draft)),
         Err(Refused::Malformed(fault)) => Outcome::Malformed(fault.to_string()),
-        Err(Refused::Violations(violations)) => Outcome::Violations(
-            violations
-                .iter()
-                .map(|v| (v.path.clone(), v.code.to_owned(), answer::describe(v)))
-                .collect(),
-        ),
+        Err(Refused::Violations(violations)) => {
+            Outcome::Violations(violations.iter().map(said).collect())
+        }
         Err(Refused::BuyerNotLookedUp(gstin)) => Outcome::BuyerNotLookedUp(gstin),
     }
 }
@@ -429,12 +423,7 @@ impl Drafts {
 
     /// Violations waived by the seller's policy, per position.
     fn waived(&self, at: Vec<usize>) -> PyResult<Vec<Vec<(String, String, String)>>> {
-        self.column(&at, |d| {
-            d.violations
-                .iter()
-                .map(|v| (v.path.clone(), v.code.to_owned(), answer::describe(v)))
-                .collect()
-        })
+        self.column(&at, |d| d.violations.iter().map(said).collect())
     }
 
     /// Completes issued invoices: documents, events, audit hashes, audit MACs.
@@ -506,6 +495,15 @@ impl Drafts {
     }
 }
 
+/// (path, code, words) of a violation.
+fn said(violation: &Violation) -> (String, String, String) {
+    (
+        violation.path.clone(),
+        violation.code.to_owned(),
+        answer::describe(violation),
+    )
+}
+
 fn text(bytes: &[u8; 36]) -> &str {
     std::str::from_utf8(bytes).unwrap_or_default()
 }
@@ -541,6 +539,34 @@ fn check_invoices(
             .collect()
     });
     Ok(Drafts { outcomes })
+}
+
+/// Checks a document made elsewhere (an encoded Invoice): the document with its figures, or its violations.
+/// `mode`: compute, strict or nic; `today`: (year, month, day) or None. ValueError if the bytes are no Invoice.
+#[pyfunction]
+#[allow(clippy::type_complexity)]
+fn validate_document(
+    raw: PyBackedBytes,
+    mode: &str,
+    today: Option<(u16, u8, u8)>,
+) -> PyResult<(Option<Vec<u8>>, Vec<(String, String, String)>)> {
+    let mode = match mode {
+        "compute" => Mode::Compute,
+        "strict" => Mode::Strict,
+        "nic" => Mode::Nic,
+        _ => return Err(PyValueError::new_err("mode is compute, strict or nic")),
+    };
+    let day = |(year, month, day)| {
+        Date::new(year, month, day).ok_or_else(|| PyValueError::new_err("today is no day"))
+    };
+    match request::check_elsewhere(&raw, mode, today.map(day).transpose()?, &tables()) {
+        Ok(document) => Ok((Some(document), Vec::new())),
+        Err(Refused::Violations(violations)) => Ok((None, violations.iter().map(said).collect())),
+        Err(Refused::Malformed(fault)) => Err(PyValueError::new_err(fault.to_string())),
+        Err(Refused::BuyerNotLookedUp(_)) => {
+            Err(PyValueError::new_err("no buyer is looked up here"))
+        }
+    }
 }
 
 /// Cuts a BatchCreateInvoicesRequest into CreateInvoiceRequests: (request bytes, key) an item, and all_or_nothing.
@@ -723,6 +749,7 @@ pub fn register(m: &Bound<'_, PyModule>) -> PyResult<()> {
     m.add_class::<Drafts>()?;
     m.add_function(wrap_pyfunction!(check_invoices, m)?)?;
     m.add_function(wrap_pyfunction!(split_batch, m)?)?;
+    m.add_function(wrap_pyfunction!(validate_document, m)?)?;
     m.add_function(wrap_pyfunction!(reserve_results, m)?)?;
     m.add_function(wrap_pyfunction!(present_invoice, m)?)?;
     m.add_function(wrap_pyfunction!(present_issued, m)?)?;

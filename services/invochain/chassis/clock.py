@@ -22,3 +22,17 @@ def today_ist() -> dt.date:
 def monotonic() -> float:
     """Seconds that never step; for ages, deadlines and intervals only."""
     return time.monotonic()
+
+
+EPOCH = dt.date(1970, 1, 1)
+
+
+def day_of(days: int) -> dt.date:
+    """The civil date so many days after 1970-01-01."""
+    return EPOCH + dt.timedelta(days=days)
+
+
+def micros(instant: dt.datetime) -> int:
+    """Microseconds since 1970, UTC; whole, without a float on the way."""
+    since = instant - dt.datetime(1970, 1, 1, tzinfo=dt.UTC)
+    return (since.days * 86_400 + since.seconds) * 1_000_000 + since.microseconds

@@ -39,7 +39,7 @@ class Sql:
     @property
     def owner(self) -> str:
         """`invoice` for invochain.invoice.x; `durable`, `chassis`, `workers` for what several rooms share."""
-        return self.module.split(".")[1]
+        return str(self.module.split(".")[1])
 
     def __repr__(self) -> str:
         return f"Sql({self.name!r})"
@@ -59,15 +59,18 @@ class UnexpectedSql(Refusal):
 class Tx:
     """A connection inside (or, for reads, outside) a transaction."""
 
-    __slots__ = ("_connection",)
+    __slots__ = ("_connection", "lsn")
 
     def __init__(self, connection: asyncpg.Connection) -> None:
         self._connection = connection
+        # After COMMIT, where it was asked for: the consistency token of what was written (PROTOCOL 8).
+        self.lsn = ""
 
     async def fetch(self, sql: Sql, *args: Any) -> list[asyncpg.Record]:
         started = clock.monotonic()
         try:
-            return await self._connection.fetch(sql.text, *args)
+            rows: list[asyncpg.Record] = await self._connection.fetch(sql.text, *args)
+            return rows
         finally:
             sql.seconds.observe(clock.monotonic() - started)
 
@@ -154,16 +157,18 @@ class Postgres:
                 raise DependencyDown(f"the {self._name} database") from lost
 
     @asynccontextmanager
-    async def transaction(self, wait_s: float = POOL_WAIT_S) -> AsyncIterator[Tx]:
+    async def transaction(self, wait_s: float = POOL_WAIT_S, *, lsn: bool = False) -> AsyncIterator[Tx]:
         """One READ COMMITTED transaction: COMMIT at the end of the block, ROLLBACK if it raises.
 
+        With `lsn` the transaction's `lsn` is read after COMMIT (inside, it would be too old).
         COMMIT carries no time-out and is not cancelled with the task (PROTOCOL 3). Raises CommitUnknown if the
         connection is lost during it; DependencyDown if it is lost before, when nothing was committed.
         """
         async with self._connection(wait_s) as connection:
             try:
                 await connection.execute("BEGIN")
-                yield Tx(connection)
+                tx = Tx(connection)
+                yield tx
             except _LOST as lost:
                 raise DependencyDown(f"the {self._name} database") from lost
             except BaseException:
@@ -171,6 +176,12 @@ class Postgres:
                     await asyncio.shield(connection.execute("ROLLBACK"))
                 raise
             await asyncio.shield(_commit(connection))
+            if lsn:
+                try:
+                    tx.lsn = await tx.fetchval(LSN)
+                except _LOST:
+                    # It is committed; only the token is not known.
+                    tx.lsn = ""
 
 
 _LOST = (asyncpg.PostgresConnectionError, asyncpg.InterfaceError, asyncpg.AdminShutdownError, OSError)
@@ -203,3 +214,6 @@ def _uuid_out(value: bytes) -> bytes:
 def column(rows: Sequence[asyncpg.Record], name: str) -> list[Any]:
     """One column of a result."""
     return [row[name] for row in rows]
+
+
+LSN = Sql("wal_lsn", "SELECT pg_current_wal_lsn()::text")

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import signal
-from collections.abc import Awaitable, Callable
-from dataclasses import dataclass, field
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import uvloop
@@ -21,7 +21,7 @@ class Running:
 
     servicers: list[Any]
     authenticator: Authenticator | None
-    closers: list[Callable[[], Awaitable[None]]] = field(default_factory=list)
+    closers: Sequence[Callable[[], Awaitable[None]]] = ()
 
     async def close(self) -> None:
         for closer in self.closers:
@@ -35,13 +35,13 @@ async def serve(name: str, start: Callable[[Settings], Awaitable[Running]], addr
     events = log(name)
     stop = stop_signal()
     running = await start(config)
-    server = Server(
-        name, running.authenticator, reflection_on=config.reflection and config.environment != "production"
-    )
+    server = Server(name, running.authenticator, reflection_on=config.reflection and config.environment != "production")
     for servicer in running.servicers:
         server.add(servicer)
     port = await server.start(address)
-    events.info("serving", address=f"{address.rsplit(':', 1)[0]}:{port}", metrics_port=serve_metrics(config.metrics_port))
+    events.info(
+        "serving", address=f"{address.rsplit(':', 1)[0]}:{port}", metrics_port=serve_metrics(config.metrics_port)
+    )
     await stop.wait()
     events.info("draining")
     await server.drain()

@@ -1,0 +1,1 @@
+"""Issues invoices exactly once and moves them from state to state. Read create_invoice.py first."""

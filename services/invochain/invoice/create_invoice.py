@@ -1,0 +1,337 @@
+"""Issuing invoices: the story. A single request is a batch of one; there is one path."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass, field
+
+from invochain import core
+from invochain.chassis import clock
+from invochain.chassis.batch import TASK_LIFE_S
+from invochain.chassis.call import Call
+from invochain.chassis.isolate import run_isolating_poison
+from invochain.chassis.postgres import CommitUnknown
+from invochain.errors import (
+    Code,
+    DeadlineTooShort,
+    DependencyDown,
+    FieldViolation,
+    InternalError,
+    MalformedRequest,
+    Refusal,
+    SagaAborted,
+    Told,
+    ValidationFailed,
+)
+from invochain.invoice import decide
+from invochain.invoice.inventory_port import Hold
+from invochain.invoice.invoice import CREATE
+from invochain.invoice.outcomes import Asked, refused, success
+from invochain.invoice.room import InvoiceRoom, SeriesKey
+
+# DECIDE is started only with this much left to its caller (PROTOCOL 13).
+DECIDE_NEEDS_S = 0.5
+
+
+@dataclass(slots=True)
+class Work:
+    """A batch on its way. Positions are those of `calls` and `drafts`; what is answered is in no list any more."""
+
+    calls: Sequence[Call]
+    drafts: core.Drafts
+    # By position: which attempt of its request this is (PROTOCOL 4.1).
+    attempt: list[int]
+    started: float
+    # Positions whose attempt holds stock, as far as we know.
+    held: set[int] = field(default_factory=set)
+    # Positions whose attempt was fenced off before it could reserve.
+    tombstoned: set[int] = field(default_factory=set)
+    # By position: the outcome that may be kept, once it is final.
+    final: dict[int, tuple[bytes, bytes]] = field(default_factory=dict)
+
+    def answer(self, position: int, response: bytes, *, replayed: bool) -> None:
+        """A success, after COMMIT."""
+        self.final[position] = success(response)
+        self.calls[position].reply(response, replayed=replayed)
+
+    def refuse(self, position: int, refusal: Refusal, *, final: bool = False, replayed: bool = False) -> None:
+        """A refusal; a final one is in its decision row."""
+        if final:
+            self.final[position] = refused(refusal)
+        self.calls[position].refuse(refusal, replayed=replayed)
+
+    def fingerprint(self, position: int) -> bytes:
+        return self.drafts.fingerprints([position])[0]
+
+    def hold(self, position: int) -> Hold:
+        """The hold of a position's present attempt."""
+        at = [position]
+        drafts = self.drafts
+        return Hold(drafts.merchant_ids(at)[0], drafts.rids(at)[0], self.attempt[position], drafts.fingerprints(at)[0])
+
+
+async def create_invoices(room: InvoiceRoom, calls: list[Call]) -> Collection[Call]:
+    """Issue the invoices that wait together; each, with the stock it sells, wholly or not at all.
+
+    Every call gets its own answer, and none can fail its neighbours. The same key with the same body returns the first
+    answer; nothing is sold twice. Returns the calls that are answered later, by a lane or by the request they wait for.
+    Refuses: ValidationFailed (every broken rule at once), InsufficientStock and SkuNotFound as the inventory says them,
+    NumberTaken, KeyReused, ConcurrentRequest, SagaAborted. Unknown outcomes surface as UNAVAILABLE and are safe to
+    repeat with the same key. Source: PROTOCOL sections 3 and 9.
+    """
+    work, live = await check(room, calls)
+    asked = _asked(work, live)
+    go_on, waiting = await room.outcomes.look(asked)
+    mine = [asked[position] for position in go_on]
+    renewer = asyncio.create_task(room.outcomes.renewing(mine))
+    lanes: list[Call] = []
+    try:
+        at = await decide.make_series(room, work, [live[position] for position in go_on])
+        lanes = await issue(room, work, at)
+    finally:
+        renewer.cancel()
+        # What a lane still works on is ended by the lane.
+        later = {id(call) for call in lanes}
+        outcome_of = {id(call): work.final.get(position) for position, call in enumerate(work.calls)}
+        room.outcomes.settle([a for a in mine if id(a.call) not in later], lambda call: outcome_of[id(call)])
+    return [*waiting, *lanes]
+
+
+async def check(
+    room: InvoiceRoom, calls: Sequence[Call], today: tuple[int, int, int] | None = None
+) -> tuple[Work, list[int]]:
+    """Step 0: one crossing into the core. Answers what is wrong; returns the rest."""
+    if today is None:
+        day = clock.today_ist()
+        today = (day.year, day.month, day.day)
+
+    def crossing() -> core.Drafts:
+        return core.check_invoices(
+            [call.raw for call in calls],
+            [call.principal.merchant_id for call in calls],
+            [call.key for call in calls],
+            today,
+            room.parties.directory,
+            room.parties.fresh_since_ms(),
+        )
+
+    drafts = crossing()
+    for _ in range(3):
+        sellers = {merchant_id for _, merchant_id in drafts.sellers_not_looked_up}
+        buyers = {gstin for _, gstin in drafts.buyers_not_looked_up}
+        if not sellers and not buyers:
+            break
+        # A party not looked up in the last seconds: one query for the batch, then the crossing again. A seller comes
+        # to light first, its buyer after it.
+        await room.parties.look_up(sellers, buyers)
+        drafts = crossing()
+    for position, what in drafts.malformed:
+        calls[position].refuse(MalformedRequest(what))
+    for position, violations in drafts.violations:
+        calls[position].refuse(ValidationFailed([FieldViolation(*violation) for violation in violations]))
+    for position, _ in (*drafts.sellers_not_looked_up, *drafts.buyers_not_looked_up):
+        calls[position].refuse(DependencyDown("the merchant directory"))
+    return Work(calls, drafts, [1] * len(calls), clock.monotonic()), drafts.live
+
+
+async def issue(room: InvoiceRoom, work: Work, at: list[int], *, second_try: bool = False) -> list[Call]:
+    """Reserve, decide, and once more for what an earlier, aborted attempt stood in the way of.
+
+    Returns the calls handed to lanes.
+    """
+    at = await reserve(room, work, at)
+    lanes: dict[SeriesKey, list[int]] = {}
+    again: list[int] = []
+    other_day: dict[int, list[int]] = {}
+
+    async def one_transaction(positions: Sequence[int]) -> None:
+        verdict = await settle_one_batch(room, work, list(positions))
+        again.extend(verdict.again)
+        for key, busy in verdict.busy.items():
+            lanes.setdefault(key, []).extend(busy)
+        for day, positions_of_day in verdict.other_day.items():
+            other_day.setdefault(day, []).extend(positions_of_day)
+
+    again.extend(position for position in at if position in work.tombstoned)
+    at = [position for position in at if position not in work.tombstoned]
+    if at:
+        await run_isolating_poison(at, one_transaction, lambda failed, why: _fail(work, failed, why))
+    for key, busy in lanes.items():
+        room.spawn(run_lane(room, work, key, busy))
+    handed = [work.calls[position] for busy in lanes.values() for position in busy]
+    for day, positions in other_day.items():
+        handed += await _on_another_day(room, work, positions, day)
+    if again and not second_try:
+        handed += await _next_attempt(room, work, again)
+    elif again:
+        for position in again:
+            work.refuse(position, SagaAborted())
+    return handed
+
+
+async def reserve(room: InvoiceRoom, work: Work, at: list[int]) -> list[int]:
+    """Step 3: hold the stock of a batch. Answers what cannot be held; a refusal is made final by its decision row."""
+    at = [p for p in at if _in_time(work, p)]
+    with_stock = [p for p, takes in zip(at, work.drafts.takes_stock(at), strict=True) if takes]
+    if not with_stock:
+        return at
+    request = work.drafts.reserve_request(with_stock, [work.attempt[p] for p in with_stock])
+    time_left = max(work.calls[p].remaining() for p in with_stock)
+    try:
+        refusals = await room.inventory.reserve(request, time_left_s=time_left, trace=work.calls[with_stock[0]].trace)
+    except Refusal as unknown:
+        # Perhaps held, perhaps not: never released here (PROTOCOL R2). The resolver settles it.
+        _fail(work, with_stock, unknown)
+        return [p for p in at if p not in set(with_stock)]
+    gone: set[int] = set()
+    definite: dict[int, Refusal] = {}
+    for position, refusal in zip(with_stock, refusals, strict=True):
+        if refusal is None:
+            work.held.add(position)
+        elif refusal.reason == "RESERVATION_TOMBSTONED":
+            work.held.discard(position)
+            work.tombstoned.add(position)
+        elif refusal.code in (Code.FAILED_PRECONDITION, Code.NOT_FOUND):
+            definite[position] = refusal
+            gone.add(position)
+        else:
+            work.refuse(position, refusal)
+            gone.add(position)
+    if definite:
+        await record_refusals(room, work, definite)
+    return [p for p in at if p not in gone]
+
+
+async def record_refusals(room: InvoiceRoom, work: Work, definite: dict[int, Refusal]) -> None:
+    """Makes refusals final: FAILED rows, unless something else was decided meanwhile, which is then the answer."""
+
+    async def one_transaction(positions: Sequence[int]) -> None:
+        told = await decide.refuse(room, work, {p: definite[p] for p in positions})
+        for position, verdict in told.items():
+            if verdict is None:
+                work.refuse(position, definite[position], final=True)
+            else:
+                decide.answer_loser(room, work, position, verdict)
+
+    await run_isolating_poison(list(definite), one_transaction, lambda failed, why: _fail(work, failed, why))
+
+
+async def settle_one_batch(room: InvoiceRoom, work: Work, at: list[int], *, wait: bool = False) -> decide.Verdict:
+    """Step 4, and what an unknown COMMIT asks for: a fresh look, where a row is an answer and none is not."""
+    if clock.monotonic() - work.started > TASK_LIFE_S:
+        # A zombie that was stopped and came back must decide nothing (PROTOCOL 3a).
+        raise SagaAborted()
+    try:
+        return await decide.decide(room, work, at, wait=wait)
+    except CommitUnknown:
+        return await decide.after_unknown_commit(room, work, at)
+
+
+async def run_lane(room: InvoiceRoom, work: Work, key: SeriesKey, at: list[int]) -> None:
+    """The items of a busy series wait here for its counter, and delay nobody else."""
+
+    async def one_transaction(positions: Sequence[int]) -> None:
+        verdict = await settle_one_batch(room, work, list(positions), wait=True)
+        for position in (*verdict.again, *(p for busy in verdict.busy.values() for p in busy)):
+            work.refuse(position, SagaAborted())
+        for day, positions_of_day in verdict.other_day.items():
+            await _on_another_day(room, work, positions_of_day, day)
+
+    asked = _asked(work, at)
+    try:
+        async with asyncio.timeout(TASK_LIFE_S), room.lanes[key]:
+            at = [p for p in at if _in_time(work, p)]
+            if at:
+                await run_isolating_poison(at, one_transaction, lambda failed, why: _fail(work, failed, why))
+    except TimeoutError:
+        _fail(work, at, DeadlineTooShort("while it waited for its series"))
+    finally:
+        for position in at:
+            if not work.calls[position].answer.done():
+                work.refuse(position, InternalError(work.calls[position].request_id))
+        outcome_of = {id(work.calls[p]): work.final.get(p) for p in range(len(work.calls))}
+        room.outcomes.settle(asked, lambda call: outcome_of.get(id(call)))
+
+
+async def _next_attempt(room: InvoiceRoom, work: Work, at: list[int]) -> list[Call]:
+    """An aborted attempt stood in the way (the request began without reading its row): take the next one, once."""
+    ready = await decide.reopen(room, work, at)
+    for position in ready:
+        work.tombstoned.discard(position)
+        work.held.discard(position)
+    return await issue(room, work, ready, second_try=True) if ready else []
+
+
+async def _on_another_day(room: InvoiceRoom, work: Work, at: list[int], day: int) -> list[Call]:
+    """Midnight passed between step 0 and the claim: the same requests again, dated as the database dates them, once."""
+    date = clock.day_of(day)
+    calls = [work.calls[p] for p in at]
+    later, live = await check(room, calls, (date.year, date.month, date.day))
+    later.attempt = [work.attempt[p] for p in at]
+    later.started = work.started
+    handed = await issue(room, later, live, second_try=True)
+    for index, position in enumerate(at):
+        if index in later.final:
+            work.final[position] = later.final[index]
+    return handed
+
+
+def _asked(work: Work, at: list[int]) -> list[Asked]:
+    columns = zip(at, work.drafts.merchant_ids(at), work.drafts.rids(at), work.drafts.fingerprints(at), strict=True)
+    return [Asked(work.calls[p], merchant, CREATE, rid, print_) for p, merchant, rid, print_ in columns]
+
+
+def _in_time(work: Work, position: int) -> bool:
+    call = work.calls[position]
+    if call.answer.done():
+        return False
+    if call.remaining() < DECIDE_NEEDS_S:
+        call.refuse(DeadlineTooShort("before it could be decided"))
+        return False
+    return True
+
+
+def _fail(work: Work, positions: Sequence[int], why: Refusal) -> None:
+    for position in positions:
+        work.refuse(position, Told(why.to_status()) if isinstance(why, Told) else why)
+
+
+async def create_all_or_nothing(room: InvoiceRoom, calls: list[Call]) -> None:
+    """Issue all invoices of a batch, or none: a separate, explicit wish of the caller (PROTOCOL 9).
+
+    On any refusal nothing is issued: the refused items get their reason, the others BatchRefused, which is retryable.
+    """
+    work, live = await check(room, calls)
+    asked = _asked(work, live)
+    go_on, _waiting = await room.outcomes.look(asked)
+    at = [live[position] for position in go_on]
+    try:
+        at = await decide.make_series(room, work, at)
+        # Unlike a single request, this one reads before it begins: an earlier try of the batch may have aborted it.
+        at = await decide.reopen(room, work, at, new_too=True)
+        if not _any_refused(calls):
+            at = await reserve(room, work, at)
+        for position in work.tombstoned:
+            work.refuse(position, SagaAborted())
+        at = [p for p in at if not calls[p].answer.done()]
+        if _any_refused(calls):
+            await decide.refuse_whole(room, work, at, {})
+            return
+        try:
+            verdict = await decide.decide(room, work, at, whole=True, wait=True)
+        except decide.NotWhole as not_whole:
+            await decide.refuse_whole(room, work, at, not_whole.refusals)
+        except CommitUnknown:
+            await decide.after_unknown_commit(room, work, at)
+        else:
+            for position in verdict.again:
+                work.refuse(position, SagaAborted())
+    finally:
+        mine = [asked[position] for position in go_on]
+        outcome_of = {id(call): work.final.get(position) for position, call in enumerate(calls)}
+        room.outcomes.settle(mine, lambda call: outcome_of[id(call)])
+
+
+def _any_refused(calls: Sequence[Call]) -> bool:
+    return any(call.answer.done() and call.answer.exception() is not None for call in calls)

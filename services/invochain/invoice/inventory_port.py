@@ -1,0 +1,140 @@
+"""The door to the inventory: holds stock for a batch, makes holds lasting, gives them back. Nothing else goes there.
+
+Bulkhead of 64 batches in flight, one retry if time is left, every call with a deadline (PROTOCOL 13). An answer that
+does not come is no proof of anything: the hold stays for the resolver (PROTOCOL R2).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from invochain import core
+from invochain.api.inventory.v1 import inventory_service_pb2 as api
+from invochain.api.inventory.v1.inventory_service_pb2_grpc import InventoryServiceStub
+from invochain.chassis import clock
+from invochain.chassis.channel import Channel, RawChannel
+from invochain.chassis.ids import Id, from_text, to_text
+from invochain.chassis.telemetry import RESERVATION_FAILURES
+from invochain.chassis.trace import Trace
+from invochain.errors import BulkheadFull, DependencyDown, Told
+
+BATCHES_IN_FLIGHT_MAX = 64
+BULKHEAD_WAIT_S = 0.2
+RESERVE_TIMEOUT_S = 1.5
+# Less left than this, and a second try could not end in time.
+RETRY_NEEDS_S = 2.0
+SETTLE_TIMEOUT_S = 5.0
+SETTLE_ITEMS_MAX = 1_000
+
+
+@dataclass(frozen=True, slots=True)
+class Hold:
+    """Names one hold, and the request it was made for."""
+
+    merchant_id: Id
+    rid: Id
+    attempt: int
+    fingerprint: bytes
+
+    def ref(self) -> api.ReservationRef:
+        return api.ReservationRef(
+            reservation_id=to_text(core.reservation_id(self.rid, self.attempt)),
+            merchant_id=to_text(self.merchant_id),
+            fingerprint=self.fingerprint,
+            resolver=api.INVOICE,
+            rid=to_text(self.rid),
+            attempt=self.attempt,
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Pending:
+    """A hold that waits for a decision, with its age by the inventory's database."""
+
+    hold: Hold
+    age_ms: int
+
+
+class InventoryPort:
+    """Calls the inventory service as the invoice service."""
+
+    def __init__(self, channel: Channel) -> None:
+        self._channel = channel
+        self._raw = InventoryServiceStub(RawChannel(channel))
+        self._stub = InventoryServiceStub(channel.channel)
+        self._bulkhead = asyncio.Semaphore(BATCHES_IN_FLIGHT_MAX)
+
+    async def reserve(self, request: bytes, *, time_left_s: float, trace: Trace | None) -> list[Told | None]:
+        """Holds stock for an encoded batch. One entry an item: None if held, else the refusal.
+
+        Refuses the batch with DependencyDown when the outcome is unknown, BulkheadFull when nothing was sent.
+        """
+        started = clock.monotonic()
+        try:
+            async with asyncio.timeout(BULKHEAD_WAIT_S):
+                await self._bulkhead.acquire()
+        except TimeoutError:
+            RESERVATION_FAILURES.labels(reason="BULKHEAD_FULL").inc()
+            raise BulkheadFull("the inventory") from None
+        try:
+            try:
+                raw = await self._reserve_once(request, min(RESERVE_TIMEOUT_S, time_left_s), trace)
+            except DependencyDown:
+                if time_left_s - (clock.monotonic() - started) < RETRY_NEEDS_S:
+                    raise
+                await asyncio.sleep(random.uniform(0.05, 0.15))
+                raw = await self._reserve_once(request, RESERVE_TIMEOUT_S, trace)
+        except DependencyDown:
+            RESERVATION_FAILURES.labels(reason="DEPENDENCY_DOWN").inc()
+            raise
+        finally:
+            self._bulkhead.release()
+        refusals = [Told.from_bytes(status) if status else None for _state, status in core.reserve_results(raw)]
+        for refusal in refusals:
+            if refusal:
+                RESERVATION_FAILURES.labels(reason=refusal.reason).inc()
+        return refusals
+
+    async def _reserve_once(self, request: bytes, timeout_s: float, trace: Trace | None) -> bytes:
+        raw: bytes = await self._channel.call(self._raw.BatchReserveStock, request, timeout_s=timeout_s, trace=trace)
+        return raw
+
+    async def confirm(self, holds: Sequence[Hold]) -> list[str]:
+        """Makes holds lasting. One entry an item: empty, or the reason it was refused."""
+        request = api.ConfirmReservationsRequest(reservations=[hold.ref() for hold in holds])
+        response = await self._channel.call(self._stub.ConfirmReservations, request, timeout_s=SETTLE_TIMEOUT_S)
+        return [Told(result.error).reason if result.HasField("error") else "" for result in response.results]
+
+    async def release(self, holds: Sequence[Hold]) -> list[str]:
+        """Gives holds back, after a durable negative decision only (PROTOCOL R2). Entries as `confirm`."""
+        request = api.ReleaseReservationsRequest(reservations=[hold.ref() for hold in holds])
+        response = await self._channel.call(self._stub.ReleaseReservations, request, timeout_s=SETTLE_TIMEOUT_S)
+        return [Told(result.error).reason if result.HasField("error") else "" for result in response.results]
+
+    async def pending(
+        self, *, older_than_ms: int, partition: int, partitions: int, page_token: str
+    ) -> tuple[list[Pending], str]:
+        """One page of the holds that wait for our decision, oldest first, and the next page's token."""
+        request = api.ListPendingReservationsRequest(
+            resolver=api.INVOICE,
+            older_than_ms=older_than_ms,
+            partition=partition,
+            partition_count=partitions,
+            page_size=500,
+            page_token=page_token,
+        )
+        response = await self._channel.call(self._stub.ListPendingReservations, request, timeout_s=SETTLE_TIMEOUT_S)
+        found = [
+            Pending(
+                Hold(from_text(r.merchant_id, "merchant_id"), from_text(r.rid, "rid"), r.attempt, r.fingerprint),
+                r.age_ms,
+            )
+            for r in response.reservations
+        ]
+        return found, response.next_page_token
+
+    async def close(self) -> None:
+        await self._channel.close()

@@ -1,0 +1,55 @@
+"""Starts the invoice service: its database, Redis, its doors to the merchant and inventory services."""
+
+from __future__ import annotations
+
+from invochain.chassis import secrets
+from invochain.chassis.channel import Channel
+from invochain.chassis.key_set import KeySet, MerchantKeys
+from invochain.chassis.pages import Pages
+from invochain.chassis.postgres import Postgres, Sql
+from invochain.chassis.process import Running
+from invochain.chassis.redis import Redis
+from invochain.chassis.settings import Settings
+from invochain.chassis.tokens import Authenticator, ServiceIdentity
+from invochain.invoice.inventory_port import InventoryPort
+from invochain.invoice.outcomes import Outcomes
+from invochain.invoice.parties import Parties
+from invochain.invoice.room import InvoiceRoom
+from invochain.invoice.servicer import InvoiceServicer
+from invochain.invoice.settle_holds import Settlers
+
+
+async def start(settings: Settings) -> Running:
+    """The room, ready to be served. Refuses to start without its database URL and secrets; runs without Redis."""
+    keys = secrets.load(settings.secrets_dir)
+    identity = ServiceIdentity("invoice", keys)
+    postgres = await Postgres.connect(settings.database_url("invoice"), name="invoice", size=settings.pool_size)
+    async with postgres.reading() as tx:
+        epoch = await tx.fetchval(EPOCH)
+    redis = Redis(settings.redis_url) if settings.redis_url else None
+    merchant_service = Channel(settings.merchant_address, identity, "the merchant directory")
+    inventory = InventoryPort(Channel(settings.inventory_address, identity, "the inventory"))
+    merchant_keys = MerchantKeys(settings.merchant_address)
+    room = InvoiceRoom(
+        postgres=postgres,
+        inventory=inventory,
+        parties=Parties(postgres, merchant_service),
+        outcomes=Outcomes(redis, keys.cache_mac_key, epoch),
+        settlers=Settlers(inventory),
+        audit_key=keys.audit_mac_key,
+        pages=Pages(keys.page_token_key),
+    )
+    servicer = InvoiceServicer(room, settings)
+    closers = [servicer.drain, inventory.close, merchant_service.close, merchant_keys.close, postgres.close]
+    if redis is not None:
+        closers.append(redis.close)
+    return Running([servicer], Authenticator(keys, KeySet(merchant_keys)), closers)
+
+
+# A failover or a restore changes it, and with it every cache key (PROTOCOL 7).
+EPOCH = Sql(
+    "cache_epoch",
+    """
+SELECT (SELECT timeline_id FROM pg_control_checkpoint())::text || '.' || (SELECT max(epoch) FROM restore_epoch)::text
+""",
+)

@@ -1,0 +1,174 @@
+"""InvoiceService: each method is one line to its use case. What a call needs stands in its `@rpc`."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Collection
+
+from invochain import core
+from invochain.api.invoice.v1 import invoice_service_pb2 as api
+from invochain.chassis import clock
+from invochain.chassis.batch import Collector
+from invochain.chassis.call import Call
+from invochain.chassis.server import KEY_GRAMMAR, rpc
+from invochain.chassis.settings import Settings
+from invochain.chassis.telemetry import INVOICE_ACTION, INVOICE_CREATED, INVOICE_CREATION_SECONDS
+from invochain.errors import (
+    FieldViolation,
+    KeyInvalid,
+    KeyRequired,
+    MalformedRequest,
+    Refusal,
+    ValidationFailed,
+    invalid,
+)
+from invochain.invoice.create_invoice import create_all_or_nothing, create_invoices
+from invochain.invoice.invoice import ACCEPT, CANCEL, DECLINE_EDIT, REJECT, REQUEST_EDIT
+from invochain.invoice.move_invoice import Wish, move_invoices, wish
+from invochain.invoice.operations import cancel_operation, get_operation
+from invochain.invoice.read_invoice import get_invoice, list_invoices
+from invochain.invoice.room import InvoiceRoom
+from invochain.invoice.validate_invoice import validate_invoice
+
+BATCH_ITEMS_MAX = 500
+SELLERS = ("ISSUER",)
+BUYERS = ("APPROVER",)
+
+
+class InvoiceServicer:
+    """The door of the room."""
+
+    service = "invochain.api.invoice.v1.InvoiceService"
+
+    def __init__(self, room: InvoiceRoom, settings: Settings) -> None:
+        self._room = room
+        limits = {
+            "slots": settings.batch_slots,
+            "items_max": settings.batch_items_max,
+            "waiting_max": settings.batch_waiting_max,
+        }
+        self._creating = Collector("create_invoice", lambda calls: create_invoices(room, calls), **limits)
+        self._moving = Collector("move_invoice", self._move_all, **limits)
+        self._wishes: dict[Call, Wish] = {}
+
+    async def drain(self) -> None:
+        """Answers what was taken."""
+        await self._creating.drain()
+        await self._moving.drain()
+        await self._room.drain()
+
+    @rpc(key=True, roles=SELLERS)
+    async def CreateInvoice(self, call: Call) -> bytes:
+        return await self._created(call)
+
+    @rpc(roles=SELLERS)
+    async def BatchCreateInvoices(self, call: Call) -> api.BatchCreateInvoicesResponse:
+        items, all_or_nothing = self._split(call)
+        calls = [
+            Call(call.method, call.principal, raw, call.deadline, key, call.trace, call.request_id)
+            for raw, key in items
+        ]
+        if all_or_nothing:
+            if len({key for _, key in items}) != len(items):
+                raise invalid("items", "KEY_REPEATED", "found a key twice; every item brings a key of its own")
+            await create_all_or_nothing(self._room, calls)
+        else:
+            self._creating.put(calls)
+        response = api.BatchCreateInvoicesResponse()
+        for one in calls:
+            result = response.results.add()
+            try:
+                result.invoice.MergeFromString(await self._outcome(one))
+            except Refusal as refusal:
+                result.error.CopyFrom(refusal.to_status())
+            result.replayed = one.replayed
+        return response
+
+    @rpc(roles=SELLERS)
+    async def ValidateInvoice(self, call: Call, request: api.ValidateInvoiceRequest) -> api.ValidateInvoiceResponse:
+        return await validate_invoice(self._room, call, request)
+
+    @rpc()
+    async def GetInvoice(self, call: Call, request: api.GetInvoiceRequest) -> bytes:
+        return await get_invoice(self._room, call, request)
+
+    @rpc()
+    async def ListInvoices(self, call: Call, request: api.ListInvoicesRequest) -> api.ListInvoicesResponse:
+        return await list_invoices(self._room, call, request)
+
+    @rpc(key=True, roles=BUYERS)
+    async def AcceptInvoice(self, call: Call, request: api.AcceptInvoiceRequest) -> bytes:
+        return await self._moved(wish(call, ACCEPT, request))
+
+    @rpc(key=True, roles=BUYERS)
+    async def RejectInvoice(self, call: Call, request: api.RejectInvoiceRequest) -> bytes:
+        return await self._moved(wish(call, REJECT, request))
+
+    @rpc(key=True, roles=BUYERS)
+    async def RequestEdit(self, call: Call, request: api.RequestEditRequest) -> bytes:
+        return await self._moved(wish(call, REQUEST_EDIT, request))
+
+    @rpc(key=True, roles=SELLERS)
+    async def DeclineEdit(self, call: Call, request: api.DeclineEditRequest) -> bytes:
+        return await self._moved(wish(call, DECLINE_EDIT, request))
+
+    @rpc(key=True, roles=SELLERS)
+    async def CancelInvoice(self, call: Call, request: api.CancelInvoiceRequest) -> bytes:
+        return await self._moved(wish(call, CANCEL, request))
+
+    @rpc()
+    async def GetOperation(self, call: Call, request: api.GetOperationRequest) -> api.Operation:
+        return await get_operation(self._room, call, request)
+
+    @rpc()
+    async def CancelOperation(self, call: Call, request: api.CancelOperationRequest) -> api.Operation:
+        return await cancel_operation(self._room, call, request)
+
+    def _split(self, call: Call) -> tuple[list[tuple[bytes, str]], bool]:
+        """The items of a batch; refuses one without a key, or with one outside the grammar, by its position."""
+        try:
+            items, all_or_nothing = core.split_batch(call.raw)
+        except ValueError as fault:
+            raise MalformedRequest(str(fault)) from None
+        if not 1 <= len(items) <= BATCH_ITEMS_MAX:
+            raise invalid("items", "ITEMS_COUNT", f"found {len(items)}; 1 to {BATCH_ITEMS_MAX} are wanted")
+        broken = []
+        for index, (_, key) in enumerate(items):
+            if not KEY_GRAMMAR.fullmatch(key):
+                refusal = KeyInvalid(len(key)) if key else KeyRequired()
+                broken.append(FieldViolation(f"items[{index}].idempotency_key", refusal.reason, str(refusal)))
+        if broken:
+            raise ValidationFailed(broken)
+        return items, all_or_nothing
+
+    async def _created(self, call: Call) -> bytes:
+        self._creating.put([call])
+        return await self._outcome(call)
+
+    async def _outcome(self, call: Call) -> bytes:
+        """Waits for a creation's answer and counts it."""
+        try:
+            answer = await asyncio.shield(call.answer)
+        except Refusal as refusal:
+            INVOICE_CREATED.labels(outcome=refusal.reason).inc()
+            raise
+        INVOICE_CREATED.labels(outcome="replayed" if call.replayed else "issued").inc()
+        INVOICE_CREATION_SECONDS.observe(clock.monotonic() - call.arrived)
+        return answer
+
+    async def _moved(self, one: Wish) -> bytes:
+        self._wishes[one.call] = one
+        try:
+            answer = await self._moving.submit(one.call)
+        except Refusal as refusal:
+            INVOICE_ACTION.labels(action=one.move.action, outcome=refusal.reason).inc()
+            raise
+        finally:
+            self._wishes.pop(one.call, None)
+        INVOICE_ACTION.labels(action=one.move.action, outcome="replayed" if one.call.replayed else "done").inc()
+        return answer
+
+    async def _move_all(self, calls: list[Call]) -> Collection[Call]:
+        # A caller that hung up has taken its wish along: it was not begun.
+        wishes = [self._wishes[call] for call in calls if call in self._wishes]
+        return [*await move_invoices(self._room, wishes), *(call for call in calls if call not in self._wishes)]
