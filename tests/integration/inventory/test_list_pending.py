@@ -48,9 +48,9 @@ class TestForTheDecider:
         await shop.reserve(*requests)
         for age_s, request in enumerate(requests):
             await shop.sql(
-                "UPDATE reservation SET create_time = now() - $2 * interval '10 s' WHERE reservation_id = $1::text::uuid",
-                request.reservation_id,
+                "UPDATE reservation SET create_time = now() - $1 * interval '10 s' WHERE reservation_id::text = $2",
                 age_s,
+                request.reservation_id,
             )
         oldest_first = [request.reservation_id for request in reversed(requests)]
 
