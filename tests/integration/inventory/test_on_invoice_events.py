@@ -199,6 +199,7 @@ class TestReceive:
 
     def test_server_made_names_fit_into_eighty_characters(self) -> None:
         """Whatever the length of the seller's SKU."""
-        made = names("x" * 80, GSTIN, "NOS")
-        assert [len(name) for name in made] == [80, 80, 80]
-        assert all(core.normal_sku(name) == name for name in made)
+        for sku in ("x" * 64, f"{'x' * 64}@{GSTIN}"):
+            made = names(sku, GSTIN, "NOS")
+            assert [len(name) for name in made] == [len(sku), 80, 80]
+            assert all(core.normal_sku(name) == name for name in made)
