@@ -181,6 +181,7 @@ func TestAServiceThatIsAway(t *testing.T) {
 	expect(t, "code", a.problem(t).Code, "DEPENDENCY_DOWN")
 	expect(t, "retryable", a.problem(t).Retryable, true)
 	expect(t, "retry after", a.header.Get("Retry-After"), "1")
+	expectContains(t, a.problem(t).Detail, "the outcome is unknown, repeat with the same key")
 	if took := time.Since(started); took > 4*time.Second {
 		t.Errorf("it took %s", took)
 	}

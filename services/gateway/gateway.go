@@ -70,7 +70,6 @@ func newGateway(settings Settings, log *slog.Logger) (*gateway, error) {
 		runtime.WithMiddlewares(g.admit),
 		runtime.WithDisablePathLengthFallback(),
 		runtime.WithDisableHTTPMethodOverride(),
-		runtime.WithUnescapingMode(runtime.UnescapingModeAllCharacters),
 		runtime.WithWriteContentLength(),
 	)
 	for _, room := range []struct {

@@ -46,6 +46,9 @@ func TestNothingButTheAllowListReachesAService(t *testing.T) {
 			}
 		}
 	}
+	for _, timeout := range []string{"garbage", "1n"} {
+		expect(t, "status with Grpc-Timeout "+timeout, f.ask(t, "GET", "/v1/stock", "", "Grpc-Timeout", timeout).status, 200)
+	}
 	if got.deadline <= 0 || got.deadline > 5*time.Second {
 		t.Errorf("the deadline is %s; wanted: 5 s at most, whatever Grpc-Timeout says", got.deadline)
 	}

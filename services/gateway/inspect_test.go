@@ -86,7 +86,7 @@ func TestWhatIsNotJSON(t *testing.T) {
 		`{"number":"\u12`, `{"lines":[{"quantity_milli":01}]}`, `{"lines":[{"quantity_milli":+1}]}`, `{"lines":[{"quantity_milli":.5}]}`,
 		`{"lines":[{"quantity_milli":1.}]}`, `{"lines":[{"quantity_milli":1e}]}`, `{"lines":[{"quantity_milli":-}]}`, `{"lines":[{"quantity_milli":NaN}]}`,
 		`{"reverse_charge":tru}`, "\ufeff{}", `{"x":` + strings.Repeat("[", 40) + strings.Repeat("]", 40) + `}`,
-		`{"x":` + strings.Repeat(`{"x":`, 10_000), strings.Repeat("[", 100_000), `{"a":1}//`, `# {}`,
+		strings.Repeat(`{"x":`, 40) + `1` + strings.Repeat(`}`, 40), `{"x":` + strings.Repeat(`{"x":`, 10_000), strings.Repeat("[", 100_000), `{"a":1}//`, `# {}`,
 	} {
 		p := inspect([]byte(body), invoiceType)
 		if p == nil {
