@@ -11,6 +11,7 @@ trips of a pass does not depend on its size. Source: PROTOCOL sections 4.2 and 9
 from __future__ import annotations
 
 import asyncio
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
@@ -34,8 +35,10 @@ Outcome = str | Refusal
 # rival who was lucky once more; nobody is so five times.
 ROUNDS_MAX = 5
 
-# Calls of services come batched already; a few of them share one pass.
-SERVICE_CALLS_MAX = 4
+# Calls of services come batched already; those that wait share a pass until it is some 2,000 holds, whose statements
+# take a tenth of statement_timeout.
+SERVICE_CALLS_MAX = 64
+PASS_BYTES_MAX = 384 * 1024
 
 
 @dataclass(slots=True, eq=False)
@@ -105,10 +108,10 @@ class Reserving:
             await asyncio.wait(self._going_on, timeout=5)
 
     async def _first_pass(self, calls: list[Call]) -> list[Asked]:
-        return await self._pass(calls, wait=False)
+        return [call for part in _parts(calls) for call in await self._pass(part, wait=False)]
 
     async def _waiting_pass(self, calls: list[Call]) -> list[Asked]:
-        return await self._pass(calls, wait=True)
+        return [call for part in _parts(calls) for call in await self._pass(part, wait=True)]
 
     async def _pass(self, calls: Sequence[Call], *, wait: bool) -> list[Asked]:
         """Decides the calls' holds; returns the calls of which a hold went to a lane, to be answered from there."""
@@ -118,6 +121,7 @@ class Reserving:
             await run_isolating_poison(
                 batch.open, lambda chosen: batch.decide(self._postgres, list(chosen), wait=wait), batch.fail
             )
+        batch.measure()
         for index, key in batch.busy.items():
             self._go_on(batch, index, key)
         return batch.answer()
@@ -137,6 +141,19 @@ class Reserving:
         except Refusal as refusal:
             result = _result(batch.ids[index], refusal)
         batch.late(index, result, replayed=alone.replayed)
+
+
+def _parts(calls: Sequence[Call]) -> list[list[Call]]:
+    """The calls in their order, as many together as one pass takes."""
+    parts: list[list[Call]] = []
+    size = PASS_BYTES_MAX
+    for call in calls:
+        if size + len(call.raw) > PASS_BYTES_MAX:
+            parts.append([])
+            size = 0
+        parts[-1].append(call)
+        size += len(call.raw)
+    return parts
 
 
 class Batch:
@@ -203,6 +220,15 @@ class Batch:
                 return
         self.fail(chosen, DependencyDown("the stock, which changes too fast,"))
 
+    def measure(self) -> None:
+        """Counts what this pass decided."""
+        told = Counter(o if isinstance(o, str) else o.reason for o in self.outcomes.values())
+        refused = Counter(o.reason for o in self.outcomes.values() if isinstance(o, Refusal))
+        for outcome, count in told.items():
+            INVENTORY_RESERVE.labels(outcome=outcome).inc(count)
+        for reason, count in refused.items():
+            RESERVATION_FAILURES.labels(reason=reason).inc(count)
+
     def late(self, index: int, result: pb.ReserveStockResult, *, replayed: bool) -> None:
         """Takes the result of a hold that waited in a lane."""
         self._results[index] = result
@@ -227,12 +253,7 @@ class Batch:
 
     def _result(self, index: int) -> pb.ReserveStockResult:
         if index not in self._results:
-            outcome = self.outcomes[index]
-            told = outcome if isinstance(outcome, str) else outcome.reason
-            INVENTORY_RESERVE.labels(outcome=told).inc()
-            if isinstance(outcome, Refusal):
-                RESERVATION_FAILURES.labels(reason=told).inc()
-            self._results[index] = _result(self.ids[index], outcome)
+            self._results[index] = _result(self.ids[index], self.outcomes[index])
         return self._results[index]
 
 
