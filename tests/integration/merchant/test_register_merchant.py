@@ -10,6 +10,8 @@ import pytest
 
 from invochain.api.merchant.v1 import merchant_events_pb2
 from invochain.api.merchant.v1 import merchant_service_pb2 as pb
+from invochain.durable import decisions
+from invochain.merchant import register_merchant
 from tests.integration.merchant.conftest import PASSWORD, Office, as_text, fresh_email, fresh_gstin, registration
 
 
@@ -145,6 +147,16 @@ class TestRegisterMerchant:
             assert PASSWORD.encode().hex() not in text
         rows = await office.rows("SELECT password_hash FROM app_user WHERE email = $1", request.owner.email)
         assert rows[0]["password_hash"].startswith("$argon2id$")
+
+    async def test_the_stored_fingerprint_is_no_quick_way_to_search_for_the_password(self, office: Office):
+        """A plain hash of the request would be one: its other fields are known to whoever reads the tables."""
+        request = registration()
+        await office.call("RegisterMerchant", request)
+        scope = register_merchant.scope_of(request.merchant.gstin)
+        rows = await office.rows("SELECT fingerprint FROM decision WHERE merchant_id = $1", scope)
+
+        assert len(rows) == 1
+        assert bytes(rows[0]["fingerprint"]) != decisions.fingerprint(request)
 
 
 class TestRefusals:

@@ -6,6 +6,7 @@ import datetime as dt
 import json
 import multiprocessing
 import stat
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -164,6 +165,15 @@ class TestRotation:
         second = secrets.rotate(tmp_path)
 
         assert [first.kid, second.kid] == [key.kid for key in secrets.read_token_keys(tmp_path)]
+
+    def test_rotations_at_once_all_count(self, tmp_path: Path):
+        """Whoever changes the file reads it first, and nobody between: no key is lost."""
+        secrets.ensure(tmp_path)
+        with ThreadPoolExecutor(8) as pool:
+            fresh = list(pool.map(lambda _: secrets.rotate(tmp_path).kid, range(16)))
+
+        assert set(fresh) < {key.kid for key in secrets.read_token_keys(tmp_path)}
+        assert len(secrets.read_token_keys(tmp_path)) == 17
 
     def test_a_revoked_key_goes_at_once_and_the_last_one_is_replaced(self, tmp_path: Path):
         """After a leak nothing verifies by the key; signing goes on with a new one."""
