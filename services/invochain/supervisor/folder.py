@@ -24,6 +24,8 @@ from typing import IO
 from invochain.supervisor.account import Account, first_closed_folder
 from invochain.supervisor.errors import CannotStart
 
+# Held by the running supervisor; its being there says that a folder is ours.
+LOCK = "lock"
 # sun_path holds 108 bytes on Linux and 104 on macOS; `.s.PGSQL.65535.lock` is 19 of them.
 SOCKET_FOLDER_BYTES_MAX = 104 - 20
 
@@ -68,28 +70,38 @@ class DataFolder:
 
     def prepare(self) -> None:
         """Make the folder and its parts. Raises CannotStart when it cannot be made, used, or reached by the account."""
+        self._check_the_way(self.path)
         try:
+            self._check_it_is_ours()
             self.path.mkdir(parents=True, exist_ok=True)
+            os.close(os.open(self.path / LOCK, os.O_RDWR | os.O_CREAT, 0o600))  # first: it marks the folder as ours
             self.path.chmod(0o711)
-            for part, mode in (
-                (self.passwords, 0o700),
-                (self.secrets, 0o700),
-                (self.log, 0o700),
-                (self.programs, 0o755),
-            ):
+            closed_to_others = (self.passwords, self.secrets, self.log)
+            for part, mode in (*((part, 0o700) for part in closed_to_others), (self.programs, 0o755)):
                 part.mkdir(exist_ok=True)
                 part.chmod(mode)
         except OSError as error:
             raise CannotStart(
                 f"the data folder {self.path} cannot be used: {error.strerror}", "choose another one with --data-dir"
             ) from None
-        if self.account and (closed := first_closed_folder(self.path / "postgres", self.account)):
+        self._check_the_way(self.path / "postgres")  # again: a strict umask closes the parents that were just made
+        if self.sockets:
+            self.owned_by_account("run", 0o711)
+
+    def _check_it_is_ours(self) -> None:
+        """We change the permissions of our folder, so it must not be one that others live in: a home, or /tmp."""
+        if self.path.exists() and not (self.path / LOCK).exists() and any(self.path.iterdir()):
+            raise CannotStart(
+                f"{self.path} holds files that are not InvoChain's", "name a folder of its own with --data-dir"
+            )
+
+    def _check_the_way(self, path: Path) -> None:
+        """Whether the account may go where `path` is; what is not there yet is not in the way."""
+        if self.account and (closed := first_closed_folder(path, self.account)):
             raise CannotStart(
                 f"{closed} is closed to {self.account.name!r}, whom the databases run as; its permissions are not ours",
                 "choose a folder that every user may pass through, such as --data-dir /var/lib/invochain",
             )
-        if self.sockets:
-            self.owned_by_account("run", 0o711)
 
     def owned_by_account(self, name: str, mode: int = 0o700) -> Path:
         """A part of the folder that belongs to the account of the databases."""
@@ -112,7 +124,7 @@ class DataFolder:
 
     def lock(self) -> None:
         """Hold the folder until `unlock` or our end. Raises CannotStart when another supervisor has it."""
-        path = self.path / "lock"
+        path = self.path / LOCK
         held = open(os.open(path, os.O_RDWR | os.O_CREAT, 0o600), "r+", encoding="utf-8")  # noqa: SIM115
         try:
             fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -14,7 +14,7 @@ from typing import Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from invochain.supervisor.errors import CannotStart
-from invochain.supervisor.folder import default_data_folder
+from invochain.supervisor.folder import LOCK, default_data_folder
 
 FILE = "stack.json"
 
@@ -96,7 +96,7 @@ def chosen_data_folder() -> Path:
 
 def _is_locked(folder: Path) -> bool:
     try:
-        with open(folder / "lock", encoding="utf-8") as lock:
+        with open(folder / LOCK, encoding="utf-8") as lock:
             fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
     except FileNotFoundError:
         return False

@@ -47,6 +47,24 @@ class TestDataFolder:
         assert 0o700 == mode(parent)
         assert 0o711 == mode(parent / "data")
 
+    def test_a_folder_that_others_live_in_is_refused_and_left_as_it_is(self, tmp_path: Path):
+        """We set the permissions of our folder; given somebody's home or /tmp, that would lock them out."""
+        (tmp_path / "letter.txt").touch()
+        tmp_path.chmod(0o755)
+
+        with pytest.raises(CannotStart, match="holds files that are not InvoChain's"):
+            DataFolder(tmp_path, account=None).prepare()
+
+        assert 0o755 == mode(tmp_path)
+        assert ["letter.txt"] == [path.name for path in tmp_path.iterdir()]
+
+    def test_an_empty_folder_and_one_of_ours_are_taken(self, tmp_path: Path):
+        """A fresh mount is empty; a second start, or one that was broken off early, finds our lock file."""
+        tmp_path.chmod(0o700)
+        for _ in range(2):
+            DataFolder(tmp_path, account=None).prepare()
+        assert 0o711 == mode(tmp_path)
+
     def test_a_folder_behind_a_closed_door_is_refused_and_the_door_stays_closed(self, tmp_path: Path):
         """An account that may not pass through a parent is told which one; we do not open it."""
         home = tmp_path / "home"
@@ -56,6 +74,7 @@ class TestDataFolder:
         with pytest.raises(CannotStart, match="closed to 'stranger'"):
             DataFolder(home / "data", stranger).prepare()
 
+        assert [] == list(home.iterdir()), "nothing was made behind the door"
         assert 0o700 == mode(home)
 
     def test_the_outermost_closed_parent_is_named(self, tmp_path: Path):
