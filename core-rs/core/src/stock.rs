@@ -445,7 +445,8 @@ fn shown(text: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::identity::id_text;
+    use proptest::collection::vec;
+    use proptest::prelude::*;
 
     fn request<'a>(id: &'a str, items: &[(&'a str, i64, &'a str)]) -> ReserveStockRequest<'a> {
         ReserveStockRequest {
@@ -605,11 +606,21 @@ mod tests {
 
     #[test]
     fn one_request_taken_out_of_a_call_reads_as_it_did() {
-        let requests = vec![request(ONE, &[("A", 1, "")]), request(TWO, &[("B", 2, "NOS"), ("b", 1, "KGS")])];
-        let call = BatchReserveStockRequest { requests, ..Default::default() }.encode();
+        let requests = vec![
+            request(ONE, &[("A", 1, "")]),
+            request(TWO, &[("B", 2, "NOS"), ("b", 1, "KGS")]),
+        ];
+        let call = BatchReserveStockRequest {
+            requests,
+            ..Default::default()
+        }
+        .encode();
         let one = alone(&call, 1);
         let holds = Holds::read(&[&one]);
-        assert_eq!((holds.holds.len(), holds.holds[0].id_text.as_str()), (1, TWO));
+        assert_eq!(
+            (holds.holds.len(), holds.holds[0].id_text.as_str()),
+            (1, TWO)
+        );
         assert_eq!(holds.holds[0].lines[0].units, ["NOS", "KGS"]);
         assert!(alone(&call, 2).is_empty());
     }
@@ -626,73 +637,57 @@ mod tests {
         assert_eq!(holds.repeats(), [(1, 0, true), (2, 0, false)]);
     }
 
-    /// Any batch against any numbers: no row gives more than it has, a refusal for want of stock tells the truth, and
-    /// every hold gets exactly one verdict.
-    #[test]
-    fn whatever_is_asked_no_row_gives_more_than_it_has() {
-        let mut seed = 0x2545_f491_4f6c_dd1d_u64;
-        let mut next = move |below: u64| {
-            seed ^= seed << 13;
-            seed ^= seed >> 7;
-            seed ^= seed << 17;
-            seed % below
-        };
-        let skus = ["A", "B", "C", "D", "E"];
-        for _ in 0..2_000 {
-            let ids: Vec<String> = (0..=next(12))
-                .map(|n| {
-                    let mut id = [0; 16];
-                    id[15] = u8::try_from(n).unwrap();
-                    String::from_utf8(id_text(&id).to_vec()).unwrap()
-                })
-                .collect();
-            let wanted: Vec<Vec<(&str, i64, &str)>> = ids
-                .iter()
-                .map(|_| {
-                    (0..=next(4))
-                        .map(|_| {
-                            let huge = next(20) == 0;
-                            let asked = i64::try_from(next(6)).unwrap() + 1;
-                            let sku = skus[usize::try_from(next(5)).unwrap()];
-                            (sku, if huge { QUANTITY_MILLI_MAX } else { asked }, "")
-                        })
-                        .collect()
-                })
-                .collect();
-            let holds = read(
-                ids.iter()
-                    .zip(&wanted)
-                    .map(|(id, items)| request(id, items))
-                    .collect(),
-            );
-            let mut rows = HashMap::new();
-            for key in 0..holds.keys.len() {
-                match next(6) {
-                    0 => {}
-                    1 => drop(rows.insert(key, Row::Absent)),
-                    _ => drop(rows.insert(key, locked(i64::try_from(next(15)).unwrap()))),
-                }
-            }
+    fn a_row() -> impl Strategy<Value = Option<Row>> {
+        prop_oneof![
+            1 => Just(None),
+            1 => Just(Some(Row::Absent)),
+            5 => (-3i64..40).prop_map(|free| Some(locked(free))),
+        ]
+    }
+
+    proptest! {
+        /// Any batch against any numbers: no row gives more than it has, a refusal for want of stock tells the truth,
+        /// every hold gets exactly one verdict, and who was refused would be again with nobody after it.
+        #[test]
+        fn whatever_is_asked_no_row_gives_more_than_it_has(
+            asked in vec(vec((0usize..5, prop_oneof![9 => 1i64..9, 1 => Just(QUANTITY_MILLI_MAX)]), 1..6), 1..16),
+            rows in vec(a_row(), 5),
+        ) {
+            let skus = ["A", "B", "C", "D", "E"];
+            let ids: Vec<String> = (0..16).map(|n| format!("00000000-0000-8000-8000-0000000000{n:02x}")).collect();
+            let wanted: Vec<Vec<(&str, i64, &str)>> =
+                asked.iter().map(|items| items.iter().map(|&(sku, quantity)| (skus[sku], quantity, "")).collect()).collect();
+            let holds = read(ids.iter().zip(&wanted).map(|(id, items)| request(id, items)).collect());
+            let rows: HashMap<usize, Row> =
+                rows.into_iter().take(holds.keys.len()).enumerate().filter_map(|(key, row)| Some((key, row?))).collect();
             let all: Vec<usize> = (0..holds.holds.len()).collect();
+
             let verdicts = holds.grant(&all, &rows);
-            let told = verdicts.granted.len() + verdicts.busy.len() + verdicts.refused.len();
-            assert_eq!(told, all.len());
+
+            let mut told: Vec<usize> = verdicts.granted.clone();
+            told.extend(verdicts.busy.iter().map(|&(index, _)| index));
+            told.extend(verdicts.refused.iter().map(|(index, _)| *index));
+            told.sort_unstable();
+            prop_assert_eq!(told, all);
             for (key, sum) in holds.sums(&verdicts.granted).unwrap() {
-                match &rows[&key] {
-                    Row::Locked { free_milli, .. } => assert!(sum <= *free_milli),
-                    Row::Absent => panic!("granted from nothing"),
-                }
+                let Row::Locked { free_milli, .. } = &rows[&key] else { panic!("granted from nothing") };
+                prop_assert!(sum <= *free_milli);
             }
-            for (_, refusal) in &verdicts.refused {
-                if let Refused::Short {
-                    asked_milli,
-                    free_milli,
-                    ..
-                } = refusal
-                {
-                    assert!(asked_milli > free_milli);
-                }
+            for (index, refusal) in &verdicts.refused {
+                let Refused::Short { key, asked_milli, free_milli } = refusal else { continue };
+                let before: Vec<usize> = verdicts.granted.iter().copied().filter(|granted| granted < index).collect();
+                let taken = holds.sums(&before).unwrap().into_iter().find(|(of, _)| of == key).map_or(0, |(_, sum)| sum);
+                let Row::Locked { free_milli: there, .. } = &rows[key] else { panic!("short of nothing") };
+                prop_assert!(asked_milli > free_milli);
+                prop_assert_eq!(*free_milli, (*there).max(0) - taken);
             }
+        }
+
+        #[test]
+        fn whatever_the_bytes_nothing_panics(call in vec(any::<u8>(), 0..200)) {
+            let holds = Holds::read(&[&call]);
+            prop_assert_eq!(holds.starts.len(), 2);
+            let _ = alone(&call, 3);
         }
     }
 }

@@ -5,6 +5,7 @@ use pyo3::prelude::*;
 use std::collections::HashMap;
 
 type Id = [u8; 16];
+type Fault = (String, &'static str, String);
 type Refused = (usize, &'static str, String, i64, i64, String, String);
 
 #[pyclass(frozen)]
@@ -32,7 +33,7 @@ impl Holds {
         self.0.malformed.clone()
     }
 
-    fn faults(&self) -> Vec<(usize, Vec<(String, &'static str, String)>)> {
+    fn faults(&self) -> Vec<(usize, Vec<Fault>)> {
         let told = |fault: &core::Fault| (fault.field.clone(), fault.code, fault.found.clone());
         let holds = self
             .0

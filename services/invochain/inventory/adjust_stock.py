@@ -15,7 +15,8 @@ from invochain.chassis.ids import Id
 from invochain.chassis.postgres import Postgres, Sql, Tx
 from invochain.durable import decisions
 from invochain.errors import FieldViolation, ValidationFailed, VersionMismatch, invalid
-from invochain.inventory.read_stock import COLUMNS, etag_of, stock_message
+from invochain.inventory import stock_rows
+from invochain.inventory.read_stock import etag_of, stock_message
 from invochain.inventory.reservation import (
     ON_HAND_MILLI_MAX,
     QUANTITY_MILLI_MAX,
@@ -23,6 +24,7 @@ from invochain.inventory.reservation import (
     SkuNotFound,
     UnitMismatch,
 )
+from invochain.inventory.stock_rows import WHOLE_ROW
 
 OPERATION = "inventory.adjust"
 UNIT_DEFAULT = "NOS"
@@ -93,7 +95,7 @@ def _check(request: pb.AdjustStockRequest) -> str:
 
 async def _locked_row(tx: Tx, merchant_id: Id, sku: str, request: pb.AdjustStockRequest, expected: str) -> Any:
     """The row, locked; made if it is not there and the adjustment makes SKUs."""
-    row = await tx.fetchrow(LOCK_ONE, merchant_id, sku)
+    row = await stock_rows.lock_one(tx, merchant_id, sku)
     if row is None:
         if expected:
             raise VersionMismatch(expected, "none: there is no such SKU")
@@ -101,7 +103,7 @@ async def _locked_row(tx: Tx, merchant_id: Id, sku: str, request: pb.AdjustStock
             raise SkuNotFound(sku)
         await tx.execute(MAKE, merchant_id, sku, request.unit or UNIT_DEFAULT)
         # Two who make it at once: the second one waited for the first, and finds its row in a new statement.
-        row = await tx.fetchrow(LOCK_ONE, merchant_id, sku)
+        row = await stock_rows.lock_one(tx, merchant_id, sku)
         assert row is not None
     elif expected and expected != etag_of(row["version"]):
         raise VersionMismatch(expected, etag_of(row["version"]))
@@ -124,11 +126,6 @@ def _check_describes(request: pb.AdjustStockRequest, row: Any) -> None:
         raise UnitMismatch(row["sku"], request.unit, row["unit"])
 
 
-LOCK_ONE = Sql(
-    "stock_lock_one",
-    f"SELECT {COLUMNS} FROM stock WHERE merchant_id = $1 AND sku = $2 FOR NO KEY UPDATE",
-)
-
 MAKE = Sql(
     "stock_make",
     "INSERT INTO stock (merchant_id, sku, unit, version) VALUES ($1, $2, $3, 0) ON CONFLICT DO NOTHING",
@@ -145,7 +142,7 @@ UPDATE stock SET
     version = version + 1,
     update_time = now()
 WHERE merchant_id = $1 AND sku = $2
-RETURNING {COLUMNS}
+RETURNING {WHOLE_ROW}
 """,
 )
 

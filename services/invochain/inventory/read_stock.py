@@ -13,8 +13,7 @@ from invochain.chassis.ids import Id, from_text, to_text
 from invochain.chassis.pages import Pages, page_size
 from invochain.chassis.postgres import Postgres, Sql
 from invochain.inventory.reservation import NONE, ReservationNotFound, SkuNotFound, wanted_sku
-
-COLUMNS = "merchant_id, sku, description, hsn, unit, on_hand_milli, reserved_milli, version, create_time, update_time"
+from invochain.inventory.stock_rows import WHOLE_ROW
 
 
 async def get_stock(postgres: Postgres, merchant_id: Id, request: pb.GetStockRequest) -> pb.Stock:
@@ -91,7 +90,7 @@ def etag_of(version: int) -> str:
 
 
 def stock_message(row: Any) -> pb.Stock:
-    """A row of COLUMNS as the contract has it."""
+    """A row of WHOLE_ROW as the contract has it."""
     stock = pb.Stock(
         sku=row["sku"],
         description=row["description"],
@@ -121,11 +120,11 @@ def _movement(row: Any) -> pb.Movement:
     return movement
 
 
-GET = Sql("stock_get", f"SELECT {COLUMNS} FROM stock WHERE merchant_id = $1 AND sku = $2")
+GET = Sql("stock_get", f"SELECT {WHOLE_ROW} FROM stock WHERE merchant_id = $1 AND sku = $2")
 
 LIST = Sql(
     "stock_list",
-    f"SELECT {COLUMNS} FROM stock WHERE merchant_id = $1 AND sku > $2 ORDER BY sku LIMIT $3",
+    f"SELECT {WHOLE_ROW} FROM stock WHERE merchant_id = $1 AND sku > $2 ORDER BY sku LIMIT $3",
 )
 
 _MOVEMENTS = """

@@ -18,6 +18,7 @@ from invochain.chassis.postgres import Postgres, Sql, Tx
 from invochain.durable import inbox
 from invochain.durable.inbox import Received
 from invochain.errors import DependencyDown
+from invochain.inventory import stock_rows
 
 # A rival may make a SKU between our look and our insert; nobody is that unlucky thrice.
 ROUNDS_MAX = 3
@@ -110,7 +111,7 @@ def choose(one: Goods, line: invoice_pb.InvoiceLine, known: dict[Key, Kept]) -> 
 
 
 async def _lock(tx: Tx, keys: Sequence[Key]) -> dict[Key, Kept]:
-    rows = await tx.fetch(LOCK, [merchant_id for merchant_id, _ in keys], [sku for _, sku in keys])
+    rows = await stock_rows.lock_kinds(tx, [merchant_id for merchant_id, _ in keys], [sku for _, sku in keys])
     return {(row["merchant_id"], row["sku"]): Kept(row["unit"], row["hsn"]) for row in rows}
 
 
@@ -139,17 +140,6 @@ async def _write_movements(tx: Tx, moved: dict[tuple[Id, str, Id], tuple[Goods, 
         [one.reservation_id for one, _ in moved.values()],
     )
 
-
-LOCK = Sql(
-    "stock_lock_of_buyers",
-    """
-SELECT stock.merchant_id, stock.sku, stock.unit, stock.hsn
-FROM unnest($1::uuid[], $2::text[]) AS wanted (merchant_id, sku)
-JOIN stock ON stock.merchant_id = wanted.merchant_id AND stock.sku = wanted.sku
-ORDER BY stock.merchant_id, stock.sku COLLATE "C"
-FOR NO KEY UPDATE OF stock
-""",
-)
 
 # A row that a rival made meanwhile is added to only if it is the same thing.
 ADD = Sql(

@@ -21,8 +21,9 @@ import asyncpg
 
 from invochain import core
 from invochain.chassis.ids import Id, to_text
-from invochain.chassis.postgres import Postgres, Sql, Tx
+from invochain.chassis.postgres import Postgres, Sql, Tx, column
 from invochain.errors import DependencyDown, InvariantBroken, KeyReused, Refusal
+from invochain.inventory import stock_rows
 from invochain.inventory.reservation import (
     COMMITTED,
     EXPIRED,
@@ -130,7 +131,7 @@ async def settle_in(tx: Tx, move: Move, refs: Sequence[Ref]) -> Settled:
         known = await tx.fetch(READ, *names, move.resolver)
         seen = {_name(row) for row in known}
         if live := [row for row in known if row["state"] in move.starts]:
-            await _lock_stock(tx, move, live)
+            await stock_rows.lock_of_holds(tx, *_columns(live), move.resolver)
     rows = {_name(row): row for row in await tx.fetch(LOCK, *names, move.resolver)}
 
     settled = Settled()
@@ -173,12 +174,6 @@ def judge(move: Move, ref: Ref, state: str | None, fingerprint: bytes | None) ->
     if state in move.done:
         return state
     return ReservationHeld(text, state)
-
-
-async def _lock_stock(tx: Tx, move: Move, rows: Sequence[asyncpg.Record]) -> None:
-    await tx.fetch(
-        LOCK_STOCK, [row["merchant_id"] for row in rows], [row["reservation_id"] for row in rows], move.resolver
-    )
 
 
 async def _move(tx: Tx, move: Move, moving: Sequence[tuple[Ref, asyncpg.Record]]) -> None:
@@ -237,6 +232,10 @@ def _name(row: Mapping[str, Id]) -> Name:
     return row["merchant_id"], row["reservation_id"]
 
 
+def _columns(rows: Sequence[asyncpg.Record]) -> tuple[list[Id], list[Id]]:
+    return column(rows, "merchant_id"), column(rows, "reservation_id")
+
+
 READ = Sql(
     "reservation_read",
     """
@@ -244,24 +243,6 @@ SELECT merchant_id, reservation_id, state
 FROM unnest($1::uuid[], $2::uuid[]) AS asked (merchant_id, reservation_id)
 JOIN reservation USING (merchant_id, reservation_id)
 WHERE resolver = $3
-""",
-)
-
-# What the holds are made of never changes, so it is read unlocked; only the rows of stock are locked here.
-LOCK_STOCK = Sql(
-    "stock_lock_of_reservations",
-    """
-SELECT 1
-FROM (
-    SELECT DISTINCT reservation.merchant_id, item.sku
-    FROM unnest($1::uuid[], $2::uuid[]) AS asked (merchant_id, reservation_id)
-    JOIN reservation USING (merchant_id, reservation_id)
-    CROSS JOIN LATERAL unnest(reservation.skus) AS item (sku)
-    WHERE reservation.resolver = $3
-) AS wanted
-JOIN stock ON stock.merchant_id = wanted.merchant_id AND stock.sku = wanted.sku
-ORDER BY stock.merchant_id, stock.sku COLLATE "C"
-FOR NO KEY UPDATE OF stock
 """,
 )
 

@@ -7,11 +7,15 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import asyncpg
+
 from invochain.chassis import clock
 from invochain.chassis.ids import Id
 from invochain.chassis.postgres import Sql, Tx, column
 from invochain.chassis.telemetry import LOCK_WAIT_SECONDS
 from invochain.errors import InvariantBroken
+
+WHOLE_ROW = "merchant_id, sku, description, hsn, unit, on_hand_milli, reserved_milli, version, create_time, update_time"
 
 
 @dataclass(slots=True)
@@ -34,6 +38,21 @@ async def lock(tx: Tx, merchant_ids: list[Id], skus: list[str], *, wait: bool) -
     return Locked([row["place"] - 1 for row in rows], column(rows, "unit"), column(rows, "free_milli"))
 
 
+async def lock_of_holds(tx: Tx, merchant_ids: list[Id], reservation_ids: list[Id], resolver: str) -> None:
+    """Locks the rows that some holds are made of, waiting for them."""
+    await tx.fetch(LOCK_OF_HOLDS, merchant_ids, reservation_ids, resolver)
+
+
+async def lock_kinds(tx: Tx, merchant_ids: list[Id], skus: list[str]) -> list[asyncpg.Record]:
+    """Locks the rows that exist, waiting for them, and tells how each is kept: merchant_id, sku, unit, hsn."""
+    return await tx.fetch(LOCK_KINDS, merchant_ids, skus)
+
+
+async def lock_one(tx: Tx, merchant_id: Id, sku: str) -> asyncpg.Record | None:
+    """Locks one row, waiting for it, and returns it whole; None if there is none."""
+    return await tx.fetchrow(LOCK_ONE, merchant_id, sku)
+
+
 async def absent(tx: Tx, merchant_ids: list[Id], skus: list[str]) -> list[int]:
     """Which of the keys have no row at all, whoever may hold it: the places of the missing ones."""
     there = {row["place"] - 1 for row in await tx.fetch(EXISTING, merchant_ids, skus)}
@@ -42,12 +61,8 @@ async def absent(tx: Tx, merchant_ids: list[Id], skus: list[str]) -> list[int]:
 
 async def reserve(tx: Tx, merchant_ids: list[Id], skus: list[str], quantities_milli: list[int]) -> None:
     """Adds to what is reserved, of rows that are locked."""
-    await _each(len(skus), await tx.count(RESERVE, merchant_ids, skus, quantities_milli))
-
-
-async def _each(wanted: int, changed: int) -> None:
-    if changed != wanted:
-        raise InvariantBroken(f"{wanted} locked stock rows were to be changed, {changed} were")
+    if (changed := await tx.count(RESERVE, merchant_ids, skus, quantities_milli)) != len(skus):
+        raise InvariantBroken(f"{len(skus)} locked stock rows were to be changed, {changed} were")
 
 
 _LOCK = """
@@ -61,6 +76,40 @@ FOR NO KEY UPDATE OF stock
 LOCK_FREE = Sql("stock_lock_free", f"{_LOCK} SKIP LOCKED")
 
 LOCK_WAITING = Sql("stock_lock_waiting", _LOCK)
+
+# What the holds are made of never changes, so it is read unlocked; only the rows of stock are locked here.
+LOCK_OF_HOLDS = Sql(
+    "stock_lock_of_reservations",
+    """
+SELECT 1
+FROM (
+    SELECT DISTINCT reservation.merchant_id, item.sku
+    FROM unnest($1::uuid[], $2::uuid[]) AS asked (merchant_id, reservation_id)
+    JOIN reservation USING (merchant_id, reservation_id)
+    CROSS JOIN LATERAL unnest(reservation.skus) AS item (sku)
+    WHERE reservation.resolver = $3
+) AS wanted
+JOIN stock ON stock.merchant_id = wanted.merchant_id AND stock.sku = wanted.sku
+ORDER BY stock.merchant_id, stock.sku COLLATE "C"
+FOR NO KEY UPDATE OF stock
+""",
+)
+
+LOCK_KINDS = Sql(
+    "stock_lock_kinds",
+    """
+SELECT stock.merchant_id, stock.sku, stock.unit, stock.hsn
+FROM unnest($1::uuid[], $2::text[]) AS wanted (merchant_id, sku)
+JOIN stock ON stock.merchant_id = wanted.merchant_id AND stock.sku = wanted.sku
+ORDER BY stock.merchant_id, stock.sku COLLATE "C"
+FOR NO KEY UPDATE OF stock
+""",
+)
+
+LOCK_ONE = Sql(
+    "stock_lock_one",
+    f"SELECT {WHOLE_ROW} FROM stock WHERE merchant_id = $1 AND sku = $2 FOR NO KEY UPDATE",
+)
 
 EXISTING = Sql(
     "stock_existing",

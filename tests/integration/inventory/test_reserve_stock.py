@@ -14,6 +14,11 @@ from invochain.errors import facts_of, reason_of
 from tests.integration.inventory.conftest import OTHER, Shop, fresh_key, wanted
 from tests.integration.inventory.told import refused
 
+BACKENDS_IN_COMMIT = """
+SELECT pid FROM pg_stat_activity
+WHERE datname = current_database() AND wait_event_type = 'Lock' AND wait_event = 'advisory' AND query LIKE '%COMMIT'
+"""
+
 
 class TestBatchReserveStock:
     async def test_a_hold_is_granted_wholly_and_takes_what_is_free(self, shop: Shop) -> None:
@@ -233,6 +238,60 @@ class TestConcurrentReserves:
 
         assert {await shop.state(request) for request in requests} == {"RELEASED"}
         assert await shop.stock("BOLT") == (1_000_000, 0)
+
+
+class TestFailures:
+    async def test_an_item_that_postgresql_refuses_fails_alone(self, shop: Shop) -> None:
+        """An SQL error that nobody expects rolls the batch back; it is taken apart, and only the poison is refused."""
+        await shop.add("BOLT", 1_000)
+        requests = [wanted({"BOLT": 1}) for _ in range(40)]
+        await shop.sql(
+            f"ALTER TABLE reservation ADD CONSTRAINT poison CHECK (reservation_id <> '{requests[17].reservation_id}')"
+        )
+
+        results = await shop.reserve(*requests)
+
+        told = [reason_of(r.error) if r.HasField("error") else "" for r in results]
+        assert [index for index, reason in enumerate(told) if reason] == [17]
+        assert told[17] == "INTERNAL"
+        assert await shop.stock("BOLT") == (1_000, 39)
+
+    async def test_an_unknown_commit_is_an_unknown_outcome_and_a_repeat_finds_it(self, shop: Shop) -> None:
+        """The connection is cut while COMMIT waits: UNAVAILABLE for every item; the same ids tell what was done."""
+        await shop.add("BOLT", 1_000)
+        requests = [wanted({"BOLT": 1}) for _ in range(3)]
+        # A deferred trigger holds COMMIT itself until the lock is free.
+        await shop.sql(
+            """
+            CREATE FUNCTION wait_at_commit() RETURNS trigger LANGUAGE plpgsql AS
+            $$ BEGIN PERFORM pg_advisory_xact_lock(42); RETURN NULL; END $$
+            """
+        )
+        await shop.sql(
+            """
+            CREATE CONSTRAINT TRIGGER wait_at_commit AFTER INSERT ON reservation DEFERRABLE INITIALLY DEFERRED
+            FOR EACH ROW EXECUTE FUNCTION wait_at_commit()
+            """
+        )
+        async with shop.connection() as holder:
+            await holder.execute("SELECT pg_advisory_lock(42)")
+            waiting = asyncio.create_task(shop.reserve(*requests))
+            async with asyncio.timeout(5):
+                while not await holder.fetch(BACKENDS_IN_COMMIT):
+                    await asyncio.sleep(0.01)
+            await holder.fetch(f"SELECT pg_terminate_backend(pid) FROM ({BACKENDS_IN_COMMIT}) AS waiting")
+            results = await waiting
+
+        assert {reason_of(result.error) for result in results} == {"DEPENDENCY_DOWN"}
+        assert [r.state for r in await shop.reserve(*requests)] == [pb.PENDING] * 3
+        assert await shop.stock("BOLT") == (1_000, 3)
+
+    async def test_more_than_can_wait_is_refused_and_not_queued(self, shop: Shop) -> None:
+        """After the drain has begun nothing new is taken: SHUTTING_DOWN, retryable elsewhere."""
+        await shop.add("BOLT", 1_000)
+        await shop.reserving.drain()
+        with refused("SHUTTING_DOWN"):
+            await shop.reserve(wanted({"BOLT": 1}))
 
 
 class TestReserveStock:
