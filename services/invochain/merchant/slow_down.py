@@ -23,8 +23,6 @@ from invochain.merchant.settings import MerchantSettings
 ACCOUNT_WAIT_S_MAX, ADDRESS_WAIT_S_MAX = 60, 15 * 60
 # Callers that did not come through the gateway have no address here and share one count.
 DIRECT = "direct"
-# Rows that no quiet hour will need again, a few with every sign-in.
-SWEPT_MAX = 20
 
 
 @dataclass(eq=False)
@@ -79,7 +77,6 @@ class SlowDown:
         """The try ended in a sign-in: the account starts anew, the address is charged one less."""
         await tx.execute(FORGET_ACCOUNT, this.account)
         await tx.execute(UNCOUNT, "address", this.address, self._free[1])
-        await tx.execute(SWEEP, SWEPT_MAX)
 
     async def take_back(self, tx: Tx, this: Try) -> None:
         """The try did not happen: its password was never looked at. Rows are locked in the order `take` locks them."""
@@ -139,19 +136,5 @@ UPDATE sign_in_attempt
 SET failures = greatest(failures - 1, 0),
     blocked_until = CASE WHEN failures - 1 <= $3 THEN '-infinity' ELSE blocked_until END
 WHERE scope = $1 AND subject = $2
-""",
-)
-
-SWEEP = Sql(
-    "sign_in_sweep",
-    """
-DELETE FROM sign_in_attempt
-WHERE (scope, subject) IN (
-    SELECT scope, subject FROM sign_in_attempt
-    WHERE last_time < now() - interval '1 day'
-    ORDER BY last_time
-    LIMIT $1
-    FOR UPDATE SKIP LOCKED
-)
 """,
 )

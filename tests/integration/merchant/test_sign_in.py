@@ -20,6 +20,7 @@ from invochain.chassis.tokens import Authenticator
 from invochain.errors import BulkheadFull
 from invochain.merchant.passwords import Passwords
 from invochain.merchant.refresh_token import FAMILIES_MAX
+from invochain.merchant.retention import purge
 from invochain.merchant.settings import MerchantSettings
 from invochain.merchant.sign_in import sign_in
 from invochain.merchant.slow_down import SlowDown
@@ -214,6 +215,24 @@ class TestSlowDown:
         text = as_text(await office.rows("SELECT * FROM sign_in_attempt"))
         assert address not in text
         assert email not in text
+
+
+class TestRetention:
+    async def test_counts_of_yesterday_are_forgotten_a_bounded_piece_at_a_time(self, office: Office):
+        """The purger's hook: old rows go, at most as many as asked for; those of today stay."""
+        await office.rows(
+            """INSERT INTO sign_in_attempt (scope, subject, failures, last_time, blocked_until)
+               SELECT 'account', sha256(n::text::bytea), 3, now() - interval '25 hours', '-infinity'
+               FROM generate_series(1, 5) AS n"""
+        )
+        email = fresh_email()
+        await office.refused("SignIn", attempt(email, "a wrong password"), ip=next(_addresses))
+        async with office.postgres.transaction() as tx:
+            gone = [await purge(tx, 3), await purge(tx, 3), await purge(tx, 3)]
+        left = await office.rows(
+            "SELECT 1 FROM sign_in_attempt WHERE subject = $1", hashlib.sha256(email.encode()).digest()
+        )
+        assert (gone, len(left)) == ([3, 2, 0], 1)
 
 
 class TestBoundedHashing:
