@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from dataclasses import dataclass
 
 import asyncpg
@@ -36,8 +37,23 @@ async def sign_in(
     BulkheadFull (too many passwords are being hashed).
     """
     check(request)
+    task = asyncio.create_task(_try(postgres, passwords, slow_down, keys, call.client_ip, request))
+    # A client that hangs up cancels nothing: a try that was counted and right must be taken back.
+    _under_way.add(task)
+    task.add_done_callback(_ended)
+    return await asyncio.shield(task)
+
+
+async def _try(
+    postgres: Postgres,
+    passwords: Passwords,
+    slow_down: SlowDown,
+    keys: TokenKeys,
+    address: str,
+    request: SignInRequest,
+) -> TokenPair:
     email = request.email.lower()
-    this = await slow_down.take(postgres, email, call.client_ip)
+    this = await slow_down.take(postgres, email, address)
     async with postgres.reading() as tx:
         user = await tx.fetchrow(READ_USER, email)
     # An unknown e-mail costs one hash too.
@@ -68,6 +84,15 @@ async def let_in(
     except CommitUnknown:
         raise DependencyDown("the merchant database, while COMMIT was under way") from None
     return pair(keys, user, family_id, secret)
+
+
+_under_way: set[asyncio.Task[TokenPair]] = set()
+
+
+def _ended(task: asyncio.Task[TokenPair]) -> None:
+    _under_way.discard(task)
+    if not task.cancelled():
+        task.exception()
 
 
 def check(request: SignInRequest) -> None:
