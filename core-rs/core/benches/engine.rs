@@ -1,0 +1,189 @@
+//! How long one request takes, stage by stage, and (under callgrind) how many instructions.
+//!
+//! `cargo bench -p invochain-core --bench engine` prints nanoseconds a document: the fastest of many rounds, which is
+//! what the code costs when nothing disturbs it, and the median. `... -- --count STAGE LINES` runs one stage 1,000 times
+//! for `valgrind --tool=callgrind --toggle-collect='*collected*'` (benchmarks/gst/instructions.py).
+
+use std::hint::black_box;
+use std::time::Instant;
+
+use invochain_core::contract::{
+    CivilDate, CreateInvoiceRequest, Invoice, InvoiceLine, Party, Totals,
+};
+use invochain_core::gst::{check_into, Computed, Context, Date, Mode, PathForm, Tables};
+use invochain_core::request::{document_of, fingerprint};
+use invochain_core::wire::Message;
+
+const ROUNDS: usize = 300;
+const PER_ROUND: u32 = 200;
+const COUNTED: u32 = 1_000;
+
+/// An encoded request with this many lines; every second request of a real client claims its totals, so this one does.
+fn request(lines: usize) -> Vec<u8> {
+    let serials: Vec<String> = (1..=lines).map(|n| n.to_string()).collect();
+    let line = |serial: &'static str| InvoiceLine {
+        serial_number: serial,
+        sku: "WIDGET-7",
+        description: "Widget, blue, boxed",
+        hsn: "610910",
+        quantity_milli: Some(10_000),
+        unit: "NOS",
+        unit_price_milli: Some(1_000_000),
+        gst_rate_milli: Some(18_000),
+        ..Default::default()
+    };
+    let invoice = Invoice {
+        supply_type: 1,
+        invoice_date: Some(CivilDate {
+            year: 2026,
+            month: 10,
+            day: 10,
+            ..Default::default()
+        }),
+        buyer: Some(Party {
+            gstin: "29AABCR1718E1ZL",
+            state: "29",
+            place_of_supply: "29",
+            legal_name: "Rangoli Retail Private Limited",
+            ..Default::default()
+        }),
+        seller: Some(Party {
+            gstin: "27AAPFU0939F1ZV",
+            state: "27",
+            ..Default::default()
+        }),
+        number: "INV/26-27/001",
+        lines: serials
+            .into_iter()
+            .map(|serial| line(serial.leak()))
+            .collect(),
+        totals: Some(Totals {
+            total_paise: Some(1_180_000 * lines as i64),
+            ..Default::default()
+        }),
+        ..Default::default()
+    };
+    CreateInvoiceRequest {
+        invoice: Some(invoice),
+        ..Default::default()
+    }
+    .encode()
+}
+
+#[derive(Clone, Copy, PartialEq)]
+enum Stage {
+    Decode,
+    Check,
+    Hash,
+    All,
+}
+
+const STAGES: [(&str, Stage); 4] = [
+    ("decode", Stage::Decode),
+    ("check", Stage::Check),
+    ("hash", Stage::Hash),
+    ("all", Stage::All),
+];
+
+struct Bench {
+    raw: Vec<u8>,
+    context: Context<'static>,
+    computed: Computed,
+}
+
+impl Bench {
+    fn new(lines: usize) -> Bench {
+        let context = Context {
+            mode: Mode::Strict,
+            today: Date::new(2026, 11, 22),
+            tables: Tables::builtin(),
+            form: PathForm::Api,
+            number_by_server: true,
+        };
+        Bench {
+            raw: request(lines),
+            context,
+            computed: Computed::default(),
+        }
+    }
+
+    /// One stage, `times` over. Only this function is counted by callgrind.
+    #[inline(never)]
+    fn collected(&mut self, stage: Stage, times: u32) {
+        let raw = self.raw.clone();
+        match stage {
+            Stage::Decode => {
+                for _ in 0..times {
+                    black_box(CreateInvoiceRequest::decode(black_box(&raw)).expect("a request"));
+                }
+            }
+            Stage::Check => {
+                let request = CreateInvoiceRequest::decode(&raw).expect("a request");
+                let document = document_of(request.invoice.as_ref().expect("an invoice"));
+                for _ in 0..times {
+                    self.check(black_box(&document));
+                }
+            }
+            Stage::Hash => {
+                let request = CreateInvoiceRequest::decode(&raw).expect("a request");
+                let invoice = request.invoice.as_ref().expect("an invoice");
+                for _ in 0..times {
+                    black_box(fingerprint(black_box(invoice)));
+                }
+            }
+            Stage::All => {
+                for _ in 0..times {
+                    let request = CreateInvoiceRequest::decode(black_box(&raw)).expect("a request");
+                    let invoice = request.invoice.as_ref().expect("an invoice");
+                    let document = document_of(invoice);
+                    self.check(&document);
+                    black_box(fingerprint(invoice));
+                }
+            }
+        }
+    }
+
+    fn check(&mut self, document: &invochain_core::gst::Document<'_>) {
+        check_into(document, &self.context, Vec::new(), &mut self.computed).expect("lawful");
+        black_box(&self.computed);
+    }
+
+    /// Nanoseconds a document: fastest round and median round.
+    fn measure(&mut self, stage: Stage) -> (u128, u128) {
+        let mut rounds: Vec<u128> = (0..ROUNDS)
+            .map(|_| {
+                let start = Instant::now();
+                self.collected(stage, PER_ROUND);
+                start.elapsed().as_nanos()
+            })
+            .collect();
+        rounds.sort_unstable();
+        let each = |round: u128| round / u128::from(PER_ROUND);
+        (each(rounds[0]), each(rounds[ROUNDS / 2]))
+    }
+}
+
+fn main() {
+    let arguments: Vec<String> = std::env::args().collect();
+    if let Some(at) = arguments.iter().position(|argument| argument == "--count") {
+        let stage = STAGES
+            .iter()
+            .find(|(name, _)| *name == arguments[at + 1])
+            .expect("decode, check, hash or all")
+            .1;
+        let mut bench = Bench::new(arguments[at + 2].parse().expect("a number of lines"));
+        bench.collected(stage, COUNTED);
+        return;
+    }
+    println!(
+        "{:8} {:>6} {:>12} {:>12}   nanoseconds a document",
+        "stage", "lines", "fastest", "median"
+    );
+    for lines in [1, 10, 100] {
+        let mut bench = Bench::new(lines);
+        for (name, stage) in STAGES {
+            let (fastest, median) = bench.measure(stage);
+            println!("{name:8} {lines:>6} {fastest:>12} {median:>12}");
+        }
+    }
+}
