@@ -90,7 +90,8 @@ rust: $(STAMP)/setup
 	@deploy/rust.sh
 go: $(STAMP)/proto-go
 	@$(call say,'Go: format; vet; tests')
-	@cd services/gateway && test -z "$$(gofmt -l . | tee /dev/stderr)" && go vet ./... && go test ./...
+	@cd services/gateway && files=$$(gofmt -l .) && { [[ -z $$files ]] || { echo "not formatted (gofmt -w):" $$files; exit 1; }; }
+	@cd services/gateway && go vet ./... && go test ./...
 contract: $(STAMP)/proto-python
 	@$(call say,'buf: lint; breaking changes')
 	@buf lint --config proto/buf.yaml
