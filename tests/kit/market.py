@@ -216,7 +216,7 @@ class Market:
         """Runs workers beside the test until it ends (none named: all)."""
         rooms = Rooms(self.settings)
         self.stack.push_async_callback(rooms.close)
-        workers: list[Worker] = await process.build(self.settings, rooms, kinds)
+        workers: list[Worker] = await process.make(self.settings, rooms, kinds)
         stop = asyncio.Event()
         task = asyncio.create_task(runner.run(workers, stop, rooms.leader))
 

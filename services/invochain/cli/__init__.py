@@ -15,7 +15,7 @@ app = typer.Typer(
     add_completion=False,
 )
 
-for _file in sorted(module.name for module in pkgutil.iter_modules(__path__)):
+for _file in sorted(module.name for module in pkgutil.iter_modules(__path__) if module.name != "__main__"):
     importlib.import_module(f"{__name__}.{_file}").register(app)
 
 

@@ -25,7 +25,7 @@ def kinds() -> list[str]:
     return [name for name in names if hasattr(importlib.import_module(f"invochain.workers.{name}"), "build")]
 
 
-async def build(settings: Settings, rooms: Rooms, only: Collection[str] = ()) -> list[Worker]:
+async def make(settings: Settings, rooms: Rooms, only: Collection[str] = ()) -> list[Worker]:
     """Makes the loops of the kinds named (none named: all). Raises NoSuchWorker."""
     known = kinds()
     if unknown := sorted(set(only) - set(known)):
@@ -45,7 +45,7 @@ async def serve(settings: Settings, address: str, only: Collection[str] = ()) ->
     rooms = Rooms(settings)
     server = Server("workers", None, reflection_on=False)
     try:
-        workers = await build(settings, rooms, only)
+        workers = await make(settings, rooms, only)
         port = await server.start(address)
         metrics_port = serve_metrics(settings.metrics_port)
         events.info(

@@ -1,0 +1,5 @@
+"""`python -m invochain.cli`."""
+
+from invochain.cli import main
+
+main()
