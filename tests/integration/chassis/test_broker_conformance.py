@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 
 import pytest
 
+from invochain.chassis import embedded_broker
 from invochain.chassis.broker import (
     RECORD_BYTES_MAX,
     Acked,
@@ -264,8 +265,9 @@ class TestGroups:
 
         assert [] == await join(broker, "g", topic).poll(10, 0.2)
 
-    async def test_a_waiting_consumer_is_woken(self, broker, join, topic):
-        """A record reaches a consumer that waits long before its wait is over."""
+    async def test_a_waiting_consumer_is_woken(self, broker, join, topic, monkeypatch):
+        """A record reaches a consumer that waits long before its wait is over, and before it would look by itself."""
+        monkeypatch.setattr(embedded_broker, "LOOK_S", 30)
         consumer = join(broker, "g", topic)
         await consumer.poll(10, 0)
         waiting = asyncio.create_task(consumer.poll(10, 30))

@@ -59,7 +59,7 @@ class TestAdmit:
     async def test_two_at_once_admit_each_event_once_and_do_not_deadlock(self, pool):
         """Batches that overlap in opposite orders: the rows are locked in one order, and every event has one winner."""
         postgres = await pool()
-        events = [received() for _ in range(200)]
+        events = [received() for _ in range(2_000)]
 
         async def one(batch: list[Received]) -> int:
             async with postgres.transaction(wait_s=5) as tx:
@@ -67,6 +67,6 @@ class TestAdmit:
 
         admitted = await asyncio.gather(*(one(events if n % 2 else events[::-1]) for n in range(8)))
 
-        assert 200 == sum(admitted)
+        assert 2_000 == sum(admitted)
         async with postgres.reading() as tx:
-            assert 200 == await tx.fetchval(ROWS)
+            assert 2_000 == await tx.fetchval(ROWS)
