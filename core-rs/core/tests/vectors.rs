@@ -1,4 +1,5 @@
-//! The project's vectors (tests/vectors/gst), from Rust: every vector gets the answer it names.
+//! The project's vectors (tests/vectors/gst) and the oracle's (tests/vectors/gst-oracle), from Rust: every vector gets
+//! the answer it names.
 
 use std::collections::BTreeSet;
 use std::path::PathBuf;
@@ -6,28 +7,29 @@ use std::path::PathBuf;
 use invochain_core::gst::{vector, Tables};
 use serde_json::Value;
 
-fn directory() -> PathBuf {
-    PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../../tests/vectors/gst")
-}
-
-/// Every vector of every file, with the file's name.
+/// Every vector of every file of both directories, with the file's name.
 fn vectors() -> Vec<(String, Value)> {
+    let root = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../../tests/vectors");
     let mut out = Vec::new();
-    for entry in std::fs::read_dir(directory()).expect("the vectors are part of the project") {
-        let path = entry.expect("a readable entry").path();
-        if path.extension().is_none_or(|extension| extension != "json") {
-            continue;
-        }
-        let text = std::fs::read_to_string(&path).expect("a readable file");
-        let file: Value = serde_json::from_str(&text).expect("JSON");
-        assert_eq!(
-            file["format"],
-            "invochain-gst-vectors/1",
-            "{}",
-            path.display()
-        );
-        for one in file["vectors"].as_array().expect("an array of vectors") {
-            out.push((path.display().to_string(), one.clone()));
+    for directory in ["gst", "gst-oracle"] {
+        for entry in
+            std::fs::read_dir(root.join(directory)).expect("the vectors are part of the project")
+        {
+            let path = entry.expect("a readable entry").path();
+            if path.extension().is_none_or(|extension| extension != "json") {
+                continue;
+            }
+            let text = std::fs::read_to_string(&path).expect("a readable file");
+            let file: Value = serde_json::from_str(&text).expect("JSON");
+            assert_eq!(
+                file["format"],
+                "invochain-gst-vectors/1",
+                "{}",
+                path.display()
+            );
+            for one in file["vectors"].as_array().expect("an array of vectors") {
+                out.push((path.display().to_string(), one.clone()));
+            }
         }
     }
     out
@@ -85,7 +87,7 @@ fn every_vector_gets_the_answer_it_names() {
         failures.join("\n")
     );
     assert!(
-        vectors.len() >= 370,
+        vectors.len() >= 900,
         "only {} vectors were found",
         vectors.len()
     );

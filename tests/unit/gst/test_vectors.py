@@ -1,4 +1,4 @@
-"""The project's vectors from Python: the same answers the Rust tests hold the core to, through the binding."""
+"""The project's vectors, and the oracle's, from Python: the same answers the Rust tests hold the core to, through the binding."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ import pytest
 
 from invochain.cli.gst import vector_difference
 
-VECTORS = Path(__file__).parents[2] / "vectors" / "gst"
+VECTORS = Path(__file__).parents[2] / "vectors"
 
 
 def every_vector() -> list[pytest.param]:
     out = []
-    for file in sorted(VECTORS.glob("*.json")):
+    for file in sorted([*VECTORS.glob("gst/*.json"), *VECTORS.glob("gst-oracle/*.json")]):
         out += [pytest.param(vector, id=vector["id"]) for vector in json.loads(file.read_text())["vectors"]]
     return out
 
