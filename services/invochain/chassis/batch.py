@@ -20,8 +20,9 @@ TASK_LIFE_S = 15.0
 class Collector:
     """Collects calls and runs them in batches, `slots` of them at a time.
 
-    `run` answers every call it is given, or returns those that it handed to a lane, which answers them later. One that is
-    left unanswered is told INTERNAL, and an exception refuses the whole batch. The batch's task is not the handler's: a client that hangs up cancels nothing (PROTOCOL 3).
+    `run` answers every call it is given, or returns those that it handed to a lane, which answers them later. One that
+    is left unanswered is told INTERNAL, and an exception refuses the whole batch. The batch's task is not the
+    handler's: a client that hangs up cancels nothing (PROTOCOL 3).
     """
 
     def __init__(

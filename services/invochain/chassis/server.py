@@ -11,6 +11,7 @@ import asyncio
 import inspect
 import re
 import typing
+import urllib.parse
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -275,7 +276,7 @@ def _read_metadata(call: Call, context: Any) -> dict[str, str]:
             metadata[name] = f"{metadata[name]}, {value}" if name in metadata else value
     call.trace = Trace.follow(metadata.get("traceparent", ""))
     call.request_id = metadata.get("x-request-id", "")[:64] or to_text(new_id())
-    call.client_ip = metadata.get("x-forwarded-client-ip", "")
+    call.client_ip = _client_ip(context, metadata)
     call.if_match = metadata.get("if-match", "")
     call.consistency_token = metadata.get("x-consistency-token", "")
     wait = metadata.get("x-idempotency-wait-ms", "")
@@ -284,6 +285,17 @@ def _read_metadata(call: Call, context: Any) -> dict[str, str]:
     if remaining is not None:
         call.deadline = min(call.deadline, call.arrived + remaining)
     return metadata
+
+
+def _client_ip(context: Any, metadata: dict[str, str]) -> str:
+    """Whose address it is: the gateway says it for its callers; whoever calls directly is known by his own.
+
+    Only a peer on this machine is taken for the gateway; others cannot choose the address they are counted under.
+    """
+    peer = str(context.peer())
+    address = urllib.parse.unquote(peer.split(":", 1)[-1].rpartition(":")[0]).strip("[]")
+    local = peer.startswith("unix:") or address in ("127.0.0.1", "::1")
+    return metadata.get("x-forwarded-client-ip", address) if local else address
 
 
 def _check_key(call: Call, wants: Rpc, metadata: dict[str, str]) -> None:

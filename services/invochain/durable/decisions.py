@@ -22,7 +22,7 @@ FINAL_CODES = frozenset({Code.FAILED_PRECONDITION, Code.ALREADY_EXISTS, Code.NOT
 
 
 def fingerprint(request: Message) -> bytes:
-    """SHA-256 of a typed request in its canonical bytes: fields in order, defaults left out, unknown fields refused before."""
+    """SHA-256 of a typed request in its canonical bytes: fields in order, defaults left out."""
     return hashlib.sha256(request.SerializeToString(deterministic=True)).digest()
 
 
@@ -38,8 +38,8 @@ async def once(
 ) -> bytes:
     """Does `work` in one transaction at most once for the call's key, and answers repeats from its decision row.
 
-    `scope` is the merchant the key belongs to. A refusal with a final code is stored, so that a repeat is told the same;
-    any other leaves no trace. `print_` replaces the fingerprint where the request holds a secret.
+    `scope` is the merchant the key belongs to. A refusal with a final code is stored, so that a repeat is told the
+    same; any other leaves no trace. `print_` replaces the fingerprint where the request holds a secret.
     Refuses: KeyReused, what `work` refuses, DependencyDown when it is unknown whether COMMIT went through.
     """
     rid = core.request_id(scope, operation, call.key)
@@ -75,7 +75,7 @@ async def _replay(tx: Tx, call: Call, scope: Id, rid: Id, print_: bytes) -> byte
 async def _store(
     postgres: Postgres, call: Call, operation: str, scope: Id, rid: Id, print_: bytes, refusal: Refusal
 ) -> None:
-    """Makes a refusal final. A rival that decided meanwhile wins: its answer is raised instead, or returned by a retry."""
+    """Makes a refusal final. A rival that decided meanwhile wins: its refusal is raised instead."""
     status = refusal.to_status().SerializeToString()
     async with postgres.transaction() as tx:
         if not await tx.fetch(

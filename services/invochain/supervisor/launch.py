@@ -43,4 +43,5 @@ def main() -> None:
         sys.exit(f"launch: cannot run {program[0]}: {error.strerror}")
 
 
-main()
+if __name__ == "__main__":
+    main()
