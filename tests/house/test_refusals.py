@@ -29,7 +29,7 @@ def _refusals() -> list[type[Refusal]]:
 @pytest.mark.parametrize("refusal", _refusals(), ids=lambda c: c.__qualname__)
 def test_every_refusal_is_in_the_contract(refusal):
     """Its reason is in ErrorReason, its code and retry are set, its message is formatted from its facts."""
-    assert refusal.reason in ErrorReason.keys()
+    assert refusal.reason in dict(ErrorReason.items())
     assert isinstance(refusal.code, Code)
     assert isinstance(refusal.retry, Retry)
 
