@@ -252,3 +252,6 @@ class Holds:
 
 # Upper case, or None for what is no SKU.
 def normal_sku(text: str) -> str | None: ...
+
+# Whether a unit quantity code is in the table in force (RULES G32).
+def known_unit(code: str) -> bool: ...

@@ -1,4 +1,5 @@
 //! Holds for Python: bytes of calls in, columns out. Docs and types: `services/invochain/_core.pyi`.
+use crate::gst::tables;
 use invochain_core::stock as core;
 use pyo3::exceptions::PyOverflowError;
 use pyo3::prelude::*;
@@ -223,8 +224,15 @@ fn normal_sku(text: &str) -> Option<String> {
     core::normal_sku(text)
 }
 
+/// By the unit table in force.
+#[pyfunction]
+fn known_unit(code: &str) -> bool {
+    tables().units.knows(code)
+}
+
 pub fn register(m: &Bound<'_, PyModule>) -> PyResult<()> {
     m.add_class::<Holds>()?;
     m.add_function(wrap_pyfunction!(normal_sku, m)?)?;
+    m.add_function(wrap_pyfunction!(known_unit, m)?)?;
     Ok(())
 }

@@ -20,6 +20,25 @@ ONE_BY_ONE_MAX = 16
 COLLISIONS_MAX = 3
 
 Item = TypeVar("Item")
+Answer = TypeVar("Answer")
+
+
+async def run_alone(work: Callable[[], Awaitable[Answer]]) -> Answer:
+    """Runs one command that is a transaction of its own, and gives SQL errors the same treatment.
+
+    A collision is tried again; a time-out, a lost connection, an unknown COMMIT are DependencyDown, what else
+    PostgreSQL refuses is UnexpectedSql. Other refusals pass through.
+    """
+    answers: list[Answer] = []
+
+    async def run(_: Sequence[None]) -> None:
+        answers.append(await work())
+
+    def fail(_: Sequence[None], refusal: Refusal) -> None:
+        raise refusal
+
+    await run_isolating_poison([None], run, fail)
+    return answers[0]
 
 
 async def run_isolating_poison(

@@ -12,6 +12,7 @@ from invochain import core
 from invochain.api.inventory.v1 import inventory_service_pb2 as pb
 from invochain.chassis.call import Call
 from invochain.chassis.ids import Id
+from invochain.chassis.isolate import run_alone
 from invochain.chassis.postgres import Postgres, Sql, Tx
 from invochain.durable import decisions
 from invochain.errors import FieldViolation, ValidationFailed, VersionMismatch, invalid
@@ -31,7 +32,6 @@ UNIT_DEFAULT = "NOS"
 REASON_CHARS_MAX = 200
 DESCRIPTION_CHARS_MAX = 300
 _HSN = re.compile(r"\d{4}(\d{2}){0,2}", re.ASCII)
-_UNIT = re.compile(r"[A-Z]{3}", re.ASCII)
 
 
 async def adjust_stock(postgres: Postgres, call: Call, request: pb.AdjustStockRequest) -> bytes:
@@ -57,7 +57,7 @@ async def adjust_stock(postgres: Postgres, call: Call, request: pb.AdjustStockRe
         assert changed is not None
         return stock_message(changed)
 
-    return await decisions.once(postgres, call, OPERATION, merchant_id, request, work)
+    return await run_alone(lambda: decisions.once(postgres, call, OPERATION, merchant_id, request, work))
 
 
 def _check(request: pb.AdjustStockRequest) -> str:
@@ -80,10 +80,10 @@ def _check(request: pb.AdjustStockRequest) -> str:
         wrong("reason", "TEXT_TOO_LONG", len(request.reason), f"up to {REASON_CHARS_MAX} characters")
     if len(request.description) > DESCRIPTION_CHARS_MAX:
         wrong("description", "TEXT_TOO_LONG", len(request.description), f"up to {DESCRIPTION_CHARS_MAX} characters")
-    if request.hsn and not _HSN.fullmatch(request.hsn):
-        wrong("hsn", "HSN_FORMAT_INVALID", request.hsn[:20], "4, 6 or 8 digits")
-    if request.unit and not _UNIT.fullmatch(request.unit):
-        wrong("unit", "UNIT_INVALID", request.unit[:20], "a unit quantity code of 3 capital letters")
+    if request.hsn and (not _HSN.fullmatch(request.hsn) or not request.hsn.strip("0")):
+        wrong("hsn", "HSN_FORMAT_INVALID", request.hsn[:20], "4, 6 or 8 digits, not all zeros,")
+    if request.unit and not core.known_unit(request.unit):
+        wrong("unit", "UQC_INVALID", request.unit[:20], "a unit quantity code such as NOS or KGS")
     for field in ("reason", "description"):
         if "\0" in getattr(request, field):
             wrong(field, "TEXT_INVALID", "a zero character", "text without one")
@@ -101,6 +101,10 @@ async def _locked_row(tx: Tx, merchant_id: Id, sku: str, request: pb.AdjustStock
             raise VersionMismatch(expected, "none: there is no such SKU")
         if request.adjustment == pb.REMOVE:
             raise SkuNotFound(sku)
+        if "@" in sku:
+            raise invalid(
+                "sku", "SKU_INVALID", f"found {sku!r}; SKUs with `@` are made by the server for goods received"
+            )
         await tx.execute(MAKE, merchant_id, sku, request.unit or UNIT_DEFAULT)
         # Two who make it at once: the second one waited for the first, and finds its row in a new statement.
         row = await stock_rows.lock_one(tx, merchant_id, sku)

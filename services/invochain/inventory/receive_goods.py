@@ -22,8 +22,7 @@ from invochain.inventory import stock_rows
 
 # A rival may make a SKU between our look and our insert; nobody is that unlucky thrice.
 ROUNDS_MAX = 3
-# What is left of the seller's SKU beside `@<GSTIN>`, and beside `@<GSTIN>/<UQC>`, in 80 characters.
-_BESIDE_GSTIN, _BESIDE_GSTIN_AND_UNIT = 64, 60
+SKU_CHARS_MAX = 80
 
 Key = tuple[Id, str]
 
@@ -87,10 +86,11 @@ async def _receive(tx: Tx, consumer: str, goods: Sequence[Goods]) -> None:
 def names(sku: str, seller_gstin: str, unit: str) -> tuple[str, str, str]:
     """Under which SKUs goods may be kept, the first that fits."""
     sku = sku.upper()
+    of_seller, of_seller_and_unit = f"@{seller_gstin}", f"@{seller_gstin}/{unit}"
     return (
         sku,
-        f"{sku[:_BESIDE_GSTIN]}@{seller_gstin}",
-        f"{sku[:_BESIDE_GSTIN_AND_UNIT]}@{seller_gstin}/{unit}",
+        sku[: SKU_CHARS_MAX - len(of_seller)] + of_seller,
+        sku[: SKU_CHARS_MAX - len(of_seller_and_unit)] + of_seller_and_unit,
     )
 
 

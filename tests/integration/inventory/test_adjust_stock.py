@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import uuid
 
 import pytest
 
 from invochain.api.inventory.v1 import inventory_service_pb2 as pb
-from tests.integration.inventory.conftest import Shop, fresh_key
+from tests.integration.inventory.conftest import SELLER, Shop, fresh_key
 from tests.integration.inventory.told import refused
 
 
@@ -102,11 +103,14 @@ class TestAdjustStock:
             "reason": "TEXT_TOO_LONG",
             "description": "TEXT_INVALID",
             "hsn": "HSN_FORMAT_INVALID",
-            "unit": "UNIT_INVALID",
+            "unit": "UQC_INVALID",
         }
         with refused("VALIDATION_FAILED") as told:
             await adjust(shop, "STOCK_ADJUSTMENT_UNSPECIFIED", 10**13)
         assert told.fields == {"adjustment": "ADJUSTMENT_UNKNOWN"}
+        with refused("VALIDATION_FAILED") as told:
+            await adjust(shop, "ADD", 1, sku="BOLT@27AAPFU0939F1ZV", hsn="000000")
+        assert told.fields == {"hsn": "HSN_FORMAT_INVALID"}
         assert (await adjust(shop, "ADD", 1, key=key)).on_hand_milli == 1
 
     @pytest.mark.parametrize("sku", ["ＢＯＬＴ", "BOLТ", "BO\u200bLT", "BOLT ", "Café", "x" * 65, "@A", ""])
@@ -115,6 +119,27 @@ class TestAdjustStock:
         with refused("VALIDATION_FAILED") as told:
             await adjust(shop, "ADD", 1, sku=sku)
         assert told.fields == {"sku": "SKU_INVALID"}
+
+    async def test_only_the_server_makes_skus_with_an_at(self, shop: Shop) -> None:
+        """They say whose goods they were; those that are there are adjusted like any other."""
+        sku = "BOLT@27AAPFU0939F1ZV"
+        with refused("VALIDATION_FAILED") as told:
+            await adjust(shop, "ADD", 1, sku=sku)
+        assert told.fields == {"sku": "SKU_INVALID"}
+        await shop.sql(
+            "INSERT INTO stock (merchant_id, sku, unit) VALUES ($1, $2, 'NOS')", uuid.UUID(bytes=SELLER), sku
+        )
+        assert (await adjust(shop, "ADD", 1, sku=sku)).on_hand_milli == 1
+
+    async def test_a_busy_row_is_told_as_unavailable(self, shop: Shop) -> None:
+        """After lock_timeout: DEPENDENCY_DOWN, nothing done, and the key does it later."""
+        await adjust(shop, "ADD", 1)
+        key = fresh_key()
+        async with shop.connection() as holder, holder.transaction():
+            await holder.execute("SELECT 1 FROM stock FOR NO KEY UPDATE")
+            with refused("DEPENDENCY_DOWN"):
+                await adjust(shop, "ADD", 1, key=key)
+        assert (await adjust(shop, "ADD", 1, key=key)).on_hand_milli == 2
 
     async def test_many_makers_of_one_sku_end_as_one(self, shop: Shop) -> None:
         """Two who make a SKU at once add up."""

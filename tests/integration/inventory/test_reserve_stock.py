@@ -226,6 +226,36 @@ class TestConcurrentReserves:
         assert len(granted) == 1
         assert await shop.stock("BOLT") == (10_000, 10_000)
 
+    async def test_a_hold_that_loses_its_id_at_the_last_moment_takes_nothing_from_its_neighbours(
+        self, shop: Shop
+    ) -> None:
+        """A tombstone commits between the look and the insert: its units are not counted, and a neighbour that was
+        short only because of them is looked at again."""
+        await shop.add("BOLT", 10_000)
+        late, neighbour = wanted({"BOLT": 6_000}), wanted({"BOLT": 5_000})
+        async with shop.connection() as rival:
+            transaction = rival.transaction()
+            await transaction.start()
+            await rival.execute(
+                """
+                INSERT INTO reservation
+                    (merchant_id, reservation_id, resolver, state, rid, attempt, skus, quantities_milli)
+                VALUES ($1, $2, 'INVOICE', 'RELEASED', $2, 1, '{}', '{}')
+                """,
+                late.merchant_id,
+                late.reservation_id,
+            )
+            waiting = asyncio.create_task(shop.reserve(late, neighbour))
+            async with asyncio.timeout(5), shop.connection() as watcher:
+                while not await watcher.fetch("SELECT 1 FROM pg_stat_activity WHERE wait_event = 'transactionid'"):
+                    await asyncio.sleep(0.01)
+            await transaction.commit()
+
+        first, second = await waiting
+        assert reason_of(first.error) == "RESERVATION_TOMBSTONED"
+        assert second.state == pb.PENDING
+        assert await shop.stock("BOLT") == (10_000, 5_000)
+
     async def test_reserves_race_with_releases_of_the_same_ids(self, shop: Shop) -> None:
         """Whichever comes first, an id ends released or tombstoned and its units are free."""
         await shop.add("BOLT", 1_000_000)

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import asyncpg
 import pytest
 
-from invochain.chassis.isolate import run_isolating_poison
+from invochain.chassis.isolate import run_alone, run_isolating_poison
 from invochain.chassis.postgres import CommitUnknown
 from invochain.errors import BulkheadFull, Refusal
 
@@ -70,6 +70,24 @@ async def test_what_says_nothing_about_an_item_re_runs_nothing(failure: Exceptio
     work = Work({1: failure})
     await run_isolating_poison([0, 1, 2], work.run, work.fail)
     assert (len(work.runs), work.failed) == (1, dict.fromkeys(range(3), reason))
+
+
+async def test_one_command_alone_is_tried_again_after_a_collision() -> None:
+    """And its refusals and answers pass through."""
+    tries: list[int] = []
+
+    async def work() -> str:
+        tries.append(1)
+        if len(tries) < 3:
+            raise asyncpg.DeadlockDetectedError("x")
+        return "done"
+
+    async def refuse() -> str:
+        raise BulkheadFull("x")
+
+    assert await run_alone(work) == "done"
+    with pytest.raises(BulkheadFull):
+        await run_alone(refuse)
 
 
 async def test_a_defect_passes_through() -> None:
