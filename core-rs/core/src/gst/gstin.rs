@@ -162,6 +162,17 @@ const VALUE: [u8; 256] = {
     table
 };
 
+/// Twice a value, quotient and remainder by 36 added. Once the value itself is its own remainder.
+const DOUBLED: [u8; 36] = {
+    let mut table = [0; 36];
+    let mut value = 0;
+    while value < 36 {
+        table[value as usize] = value * 2 / 36 + value * 2 % 36;
+        value += 1;
+    }
+    table
+};
+
 /// Weights 1, 2, 1, 2 ... from the left; quotient plus remainder by 36 of each product; 36 less the sum, modulo 36.
 #[inline]
 fn check_value(first14: &[u8]) -> Option<u8> {
@@ -171,8 +182,11 @@ fn check_value(first14: &[u8]) -> Option<u8> {
         if value == NO_VALUE {
             return None;
         }
-        let product = u32::from(value) * if place % 2 == 0 { 1 } else { 2 };
-        sum += product / 36 + product % 36;
+        sum += u32::from(if place % 2 == 0 {
+            value
+        } else {
+            DOUBLED[usize::from(value)]
+        });
     }
     u8::try_from((36 - sum % 36) % 36).ok()
 }
