@@ -1,0 +1,269 @@
+//! What a context and a policy change, and what they never do (RULES G51, G52).
+
+use invochain_core::gst::{
+    check, check_under, neutral, Context, Date, Mode, PathForm, Policy, Tables, Violation,
+};
+use serde_json::{json, Value};
+
+fn context() -> Context<'static> {
+    Context {
+        mode: Mode::Strict,
+        today: Date::new(2026, 11, 22),
+        tables: Tables::builtin(),
+        form: PathForm::Neutral,
+        number_by_server: false,
+    }
+}
+
+fn lawful() -> Value {
+    json!({
+        "supply_type": "B2B", "doc_type": "INV", "number": "P/1", "date": "2025-10-10",
+        "seller": {"gstin": "27AAPFU0939F1ZV", "state": "27"},
+        "buyer": {"gstin": "29AABCR1718E1ZL", "state": "29", "pos": "29"},
+        "items": [{"sl": "1", "hsn": "610910", "qty": "1", "unit": "NOS", "unit_price": "100", "gst_rate": "18"}],
+    })
+}
+
+/// The lawful document with the value at a JSON pointer replaced.
+fn bent(changes: &[(&str, Value)]) -> Value {
+    let mut value = lawful();
+    for (pointer, new) in changes {
+        let (parent, key) = pointer.rsplit_once('/').expect("a pointer");
+        let parent = value.pointer_mut(parent).expect("a parent");
+        parent[key] = new.clone();
+    }
+    value
+}
+
+fn judged(
+    value: &Value,
+    context: &Context<'_>,
+    policy: Policy,
+) -> Result<Vec<Violation>, Vec<Violation>> {
+    let read = neutral::read(value).expect("a document");
+    check_under(policy, &read.document, context, read.prior).map(|(_, waived)| waived)
+}
+
+fn codes(violations: &[Violation]) -> Vec<&str> {
+    violations.iter().map(|violation| violation.code).collect()
+}
+
+#[test]
+fn review_lists_what_it_waives_and_enforce_refuses_it() {
+    let value = bent(&[
+        ("/seller/gstin", json!("27AAPFU0939F1ZO")),
+        ("/items/0/unit", json!("EA")),
+    ]);
+    let wanted = ["GSTIN_CHECKSUM_INVALID", "UQC_INVALID"];
+    assert_eq!(
+        codes(&judged(&value, &context(), Policy::Enforce).expect_err("refused")),
+        wanted
+    );
+    assert_eq!(
+        codes(&judged(&value, &context(), Policy::Review).expect("issued")),
+        wanted
+    );
+    assert_eq!(
+        judged(&lawful(), &context(), Policy::Review),
+        Ok(Vec::new())
+    );
+}
+
+#[test]
+fn what_leaves_a_figure_uncertain_is_refused_under_review_with_everything_else_told() {
+    for (pointer, found, code) in [
+        ("/buyer/pos", json!(""), "POS_REQUIRED"),
+        ("/buyer/pos", json!("39"), "POS_INVALID"),
+        ("/buyer/pos", json!("96"), "POS_96_NOT_ALLOWED"),
+    ] {
+        let value = bent(&[(pointer, found), ("/items/0/unit", json!("EA"))]);
+        let refused = judged(&value, &context(), Policy::Review).expect_err("refused");
+        assert_eq!(codes(&refused), [code, "UQC_INVALID"]);
+    }
+    let original = json!({"number": "P/0", "date": "2025-10-01"});
+    let note = [
+        ("/doc_type", json!("CRN")),
+        ("/original", original),
+        ("/items/0/qty", json!("0")),
+    ];
+    assert_eq!(
+        codes(&judged(&bent(&note), &context(), Policy::Review).expect_err("refused")),
+        ["GROSS_REQUIRED"]
+    );
+}
+
+#[test]
+fn structure_and_arithmetic_are_refused_under_review() {
+    for (pointer, found, code) in [
+        ("/number", json!("0"), "DOC_NUMBER_LEADING_CHAR"),
+        ("/items/0/qty", json!("x"), "NUMBER_FORMAT_INVALID"),
+        (
+            "/items/0/discount",
+            json!("100.01"),
+            "DISCOUNT_EXCEEDS_GROSS",
+        ),
+        (
+            "/items/0/unit_price",
+            json!("999999999999.999"),
+            "AMOUNT_OVERFLOW",
+        ),
+        ("/items/0/igst", json!("18.01"), "TAX_AMOUNT_MISMATCH"),
+    ] {
+        let refused =
+            judged(&bent(&[(pointer, found)]), &context(), Policy::Review).expect_err("refused");
+        assert_eq!(codes(&refused), [code]);
+    }
+}
+
+#[test]
+fn a_number_the_server_gives_may_be_absent_but_a_given_one_is_judged() {
+    let context = Context {
+        number_by_server: true,
+        ..context()
+    };
+    assert_eq!(
+        judged(
+            &bent(&[("/number", json!(null))]),
+            &context,
+            Policy::Enforce
+        ),
+        Ok(Vec::new())
+    );
+    let refused = judged(
+        &bent(&[("/number", json!("-1"))]),
+        &context,
+        Policy::Enforce,
+    )
+    .expect_err("refused");
+    assert_eq!(codes(&refused), ["DOC_NUMBER_LEADING_CHAR"]);
+}
+
+#[test]
+fn paths_are_named_as_the_context_asks_in_refusals_and_in_what_is_waived() {
+    let context = Context {
+        form: PathForm::Api,
+        ..context()
+    };
+    let value = bent(&[
+        ("/items/0/unit_price", json!("-1")),
+        ("/date", json!("2025-02-30")),
+    ]);
+    let refused = judged(&value, &context, Policy::Enforce).expect_err("refused");
+    let mut paths: Vec<&str> = refused
+        .iter()
+        .map(|violation| violation.path.as_str())
+        .collect();
+    paths.sort_unstable();
+    assert_eq!(
+        paths,
+        ["invoice.invoice_date", "invoice.lines[0].unit_price_milli"]
+    );
+    let waived = judged(
+        &bent(&[("/items/0/unit", json!("EA"))]),
+        &context,
+        Policy::Review,
+    )
+    .expect("issued");
+    assert_eq!(waived[0].path, "invoice.lines[0].unit");
+    let refused = judged(
+        &bent(&[("/items/0/total", json!("1"))]),
+        &context,
+        Policy::Enforce,
+    )
+    .expect_err("refused");
+    assert_eq!(refused[0].path, "invoice.lines[0].total_paise");
+}
+
+#[test]
+fn a_violation_says_what_was_found_and_what_is_wanted() {
+    for (pointer, value, found, wanted) in [
+        ("/totals", json!({"total": "150.00"}), "150.00", "118.00"),
+        ("/items/0/igst", json!("18.01"), "18.01", "18.00"),
+        (
+            "/items/0/gst_rate",
+            json!("17"),
+            "17",
+            "a full rate of the rate table",
+        ),
+        (
+            "/items/0/hsn",
+            json!("61091"),
+            "61091",
+            "4, 6 or 8 digits, not all zero",
+        ),
+        (
+            "/seller/gstin",
+            json!("27AAPFU0939F1ZO"),
+            "27AAPFU0939F1ZO",
+            "the check character V, or other digits",
+        ),
+        (
+            "/number",
+            json!("ABCDEFGHIJKLMNOPQ"),
+            "17 characters",
+            "at most 16 characters",
+        ),
+        (
+            "/date",
+            json!("2026-11-23"),
+            "2026-11-23",
+            "at most 2026-11-22, today in India",
+        ),
+    ] {
+        let refused =
+            judged(&bent(&[(pointer, value)]), &context(), Policy::Enforce).expect_err("refused");
+        assert_eq!(
+            (refused[0].found.as_str(), refused[0].wanted.as_str()),
+            (found, wanted)
+        );
+    }
+    let nic = Context {
+        mode: Mode::Nic,
+        ..context()
+    };
+    let refused = judged(
+        &bent(&[("/items/0/igst", json!("20"))]),
+        &nic,
+        Policy::Enforce,
+    )
+    .expect_err("refused");
+    assert_eq!(refused[0].wanted, "17.00 to 19.00");
+}
+
+#[test]
+fn a_decoder_s_findings_come_first_and_silence_the_complaint_that_a_field_is_missing() {
+    let read_of = bent(&[
+        ("/items/0/qty", json!(1)),
+        ("/items/0/gst_rate", json!("1,8")),
+    ]);
+    let read = neutral::read(&read_of).expect("a document");
+    let refused = check(&read.document, &context(), read.prior).expect_err("refused");
+    assert_eq!(
+        codes(&refused),
+        ["NUMBER_FORMAT_INVALID", "NUMBER_FORMAT_INVALID"]
+    );
+}
+
+#[test]
+fn the_split_and_the_tax_date_are_told_with_the_figures() {
+    use invochain_core::gst::SupplySplit::{CentralAndState, CentralAndUnionTerritory, Integrated};
+    for (state, gstin, pos, split) in [
+        ("27", "27AAPFU0939F1ZV", "29", Integrated),
+        ("27", "27AAPFU0939F1ZV", "27", CentralAndState),
+        ("04", "04AAACI1681G1ZX", "04", CentralAndUnionTerritory),
+        ("07", "07AAACI1681G1ZR", "07", CentralAndState),
+    ] {
+        let value = bent(&[
+            ("/seller/gstin", json!(gstin)),
+            ("/seller/state", json!(state)),
+            ("/buyer/pos", json!(pos)),
+            ("/tax_point", json!("2025-10-09")),
+        ]);
+        let read = neutral::read(&value).expect("a document");
+        let computed = check(&read.document, &context(), read.prior).expect("lawful");
+        assert_eq!(
+            (computed.split, computed.tax_date),
+            (split, Date::new(2025, 10, 9))
+        );
+    }
+}
