@@ -121,12 +121,13 @@ chaos: build ## one file per failure; wants a quiet machine
 	@$(call need,tests/chaos)
 	@pytest -m 'long or not long' tests/chaos $(ARGS)
 fuzz: $(STAMP)/setup ## fuzz the Rust core (FUZZ_S seconds a target; needs a nightly Rust and cargo-fuzz)
-	@$(call need,core-rs/fuzz)
-	@cd core-rs && for target in $$(cargo +nightly fuzz list); do \
-	   cargo +nightly fuzz run "$$target" -- -max_total_time=$(or $(FUZZ_S),60); done
+	@cargo +nightly fuzz --version >/dev/null 2>&1 || { echo 'a nightly Rust or cargo-fuzz is missing; install them:' \
+	   'rustup toolchain install nightly && cargo install cargo-fuzz'; exit 1; }
+	@for target in $$(cargo +nightly fuzz list --fuzz-dir core-rs/fuzz); do \
+	   cargo +nightly fuzz run --fuzz-dir core-rs/fuzz "$$target" -- -max_total_time=$(or $(FUZZ_S),60); done
 mutants: $(STAMP)/setup ## change the Rust core and see whether a test notices (needs cargo-mutants)
 	@cargo mutants --version >/dev/null 2>&1 || { echo 'cargo-mutants is missing; install it: cargo install cargo-mutants'; exit 1; }
-	@cargo mutants --package invochain-core --jobs 2 $(ARGS)
+	@cargo mutants --config core-rs/core/mutants.toml --jobs 2 $(ARGS)
 
 # ---------------------------------------------------------------- cleaning
 .PHONY: clean distclean
