@@ -110,6 +110,9 @@ def validate_document(
     """Checks a document made elsewhere (an encoded Invoice): the document with its figures, or its violations. `mode`:
     compute, strict or nic. ValueError if the bytes are no Invoice."""
 
+def explain_document(raw: bytes) -> tuple[str | None, Violations]:
+    """Explains an issued or previewed invoice (an encoded Invoice): JSON text, or None and its violations."""
+
 def split_batch(raw: bytes) -> tuple[list[tuple[bytes, str]], bool]:
     """Cuts a BatchCreateInvoicesRequest into (CreateInvoiceRequest, key) items; ValueError if it is none."""
 

@@ -224,6 +224,25 @@ pub fn check_elsewhere(
     Ok(out)
 }
 
+/// Explains the figures of an issued or previewed invoice (an encoded `Invoice`): its claims are recomputed, not trusted.
+pub fn explain(raw: &[u8], tables: &Tables) -> Result<gst::explain::Explanation, Refused> {
+    let invoice = Invoice::decode(raw).map_err(Refused::Malformed)?;
+    let context = Context {
+        mode: Mode::Compute,
+        today: None,
+        tables,
+        form: PathForm::Api,
+        number_by_server: true,
+    };
+    let mut explained = gst::explain::explain(&document_of(&invoice), &context, Vec::new())
+        .map_err(Refused::Violations)?;
+    let figures = explained.lines.iter_mut().flat_map(|line| &mut line.figures);
+    for figure in figures.chain(&mut explained.totals) {
+        figure.path = gst::paths::in_form(std::mem::take(&mut figure.path), PathForm::Api);
+    }
+    Ok(explained)
+}
+
 /// What a dry run answers: the invoice as it would be issued, encoded, without what only an issue gives.
 pub fn preview(draft: &Draft) -> Vec<u8> {
     let mut out = Vec::with_capacity(draft.body.len() + 32);

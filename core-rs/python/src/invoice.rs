@@ -569,6 +569,24 @@ fn validate_document(
     }
 }
 
+/// Explains an issued or previewed invoice (an encoded Invoice): JSON text, or None and its violations.
+#[pyfunction]
+#[allow(clippy::type_complexity)]
+fn explain_document(
+    raw: PyBackedBytes,
+) -> PyResult<(Option<String>, Vec<(String, String, String)>)> {
+    match request::explain(&raw, &tables()) {
+        Ok(explanation) => serde_json::to_string(&explanation)
+            .map(|text| (Some(text), Vec::new()))
+            .map_err(|fault| PyValueError::new_err(fault.to_string())),
+        Err(Refused::Violations(violations)) => Ok((None, violations.iter().map(said).collect())),
+        Err(Refused::Malformed(fault)) => Err(PyValueError::new_err(fault.to_string())),
+        Err(Refused::BuyerNotLookedUp(_)) => {
+            Err(PyValueError::new_err("no buyer is looked up here"))
+        }
+    }
+}
+
 /// Cuts a BatchCreateInvoicesRequest into CreateInvoiceRequests: (request bytes, key) an item, and all_or_nothing.
 #[pyfunction]
 #[allow(clippy::type_complexity)]
@@ -749,6 +767,7 @@ pub fn register(m: &Bound<'_, PyModule>) -> PyResult<()> {
     m.add_class::<Drafts>()?;
     m.add_function(wrap_pyfunction!(check_invoices, m)?)?;
     m.add_function(wrap_pyfunction!(split_batch, m)?)?;
+    m.add_function(wrap_pyfunction!(explain_document, m)?)?;
     m.add_function(wrap_pyfunction!(validate_document, m)?)?;
     m.add_function(wrap_pyfunction!(reserve_results, m)?)?;
     m.add_function(wrap_pyfunction!(present_invoice, m)?)?;

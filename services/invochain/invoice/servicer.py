@@ -23,6 +23,7 @@ from invochain.errors import (
     invalid,
 )
 from invochain.invoice.create_invoice import create_all_or_nothing, create_invoices
+from invochain.invoice.explain_invoice import explain_invoice
 from invochain.invoice.invoice import ACCEPT, CANCEL, DECLINE_EDIT, REJECT, REQUEST_EDIT
 from invochain.invoice.move_invoice import Wish, move_invoices, wish
 from invochain.invoice.operations import cancel_operation, get_operation
@@ -87,6 +88,10 @@ class InvoiceServicer:
     @rpc(roles=SELLERS)
     async def ValidateInvoice(self, call: Call, request: api.ValidateInvoiceRequest) -> api.ValidateInvoiceResponse:
         return await validate_invoice(self._room, call, request)
+
+    @rpc()
+    async def ExplainInvoice(self, call: Call, request: api.ExplainInvoiceRequest) -> api.Explanation:
+        return await explain_invoice(self._room, call, request)
 
     @rpc()
     async def GetInvoice(self, call: Call, request: api.GetInvoiceRequest) -> bytes:
