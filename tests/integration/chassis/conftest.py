@@ -1,3 +1,3 @@
-from tests.integration.chassis.databases import database, empty, events_postgres, pool
+from tests.integration.chassis.databases import database, empty, events_dsn, events_postgres, pool
 
-__all__ = ["database", "empty", "events_postgres", "pool"]
+__all__ = ["database", "empty", "events_dsn", "events_postgres", "pool"]

@@ -10,9 +10,9 @@ from invochain.chassis.postgres import Postgres, Sql
 from invochain.chassis.session import Session
 from invochain.durable import outbox
 from invochain.durable.outbox import Event
-from tests.integration.chassis.databases import database, empty, events_postgres, pool
+from tests.integration.chassis.databases import database, empty, events_dsn, events_postgres, pool
 
-__all__ = ["database", "empty", "events_postgres", "pool"]
+__all__ = ["database", "empty", "events_dsn", "events_postgres", "pool"]
 
 ISSUED = "invochain.invoice.issued.v1"
 TOPIC = "invoice.events"

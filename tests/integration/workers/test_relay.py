@@ -116,7 +116,7 @@ class TestRelay:
         async with PostgresServer() as server:
             dsn = await server.make_database("broker")
             await migrate(dsn, "broker")
-            source.broker = await EmbeddedBroker.connect(dsn)
+            usual, source.broker = source.broker, await EmbeddedBroker.connect(dsn)
             aggregate = new_id()
             one = relay(source)
             await source.tell(aggregate, 3)
@@ -131,6 +131,7 @@ class TestRelay:
 
             assert_complete_and_in_order(source, await source.published())
             await source.broker.close()
+            source.broker = usual
 
 
 async def _published(one: Relay, source: Source, left: int) -> bool:
@@ -190,6 +191,7 @@ class TestKill:
                     before, left = await told(), len(await source.published())
                     # It is publishing: kill it in the middle of that.
                     while len(await source.published()) < left + 50 or await told() < before + 100:
+                        assert processes[-1].returncode is None, "the relay process ended by itself"
                         await asyncio.sleep(0.02)
                     processes[-1].kill()
                     await processes[-1].wait()
