@@ -58,7 +58,7 @@ fn request(lines: usize) -> Vec<u8> {
             .map(|serial| line(serial.leak()))
             .collect(),
         totals: Some(Totals {
-            total_paise: Some(1_180_000 * lines as i64),
+            total_paise: i64::try_from(lines).ok().map(|lines| 1_180_000 * lines),
             ..Default::default()
         }),
         ..Default::default()

@@ -155,6 +155,24 @@ mod tests {
     use super::*;
 
     #[test]
+    fn the_limits_are_those_of_inv_01() {
+        for (field, limit) in [
+            (DecimalField::QUANTITY, "9999999999.999"),
+            (DecimalField::PRICE, "999999999999.999"),
+            (DecimalField::RATE, "999.999"),
+            (DecimalField::ITEM, "999999999999.99"),
+            (DecimalField::DOCUMENT, "99999999999999.99"),
+            (DecimalField::ROUND_OFF, "99.99"),
+        ] {
+            assert_eq!(field.read(limit), Ok(field.max), "{limit}");
+            assert_eq!(
+                Decimal(i128::from(field.max), field.decimals).to_string(),
+                limit
+            );
+        }
+    }
+
+    #[test]
     fn half_a_unit_goes_up_and_less_stays() {
         for (n, d, wanted) in [
             (0, 1, 0),

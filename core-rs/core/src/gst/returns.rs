@@ -39,9 +39,9 @@ const fn section(section: &'static str, table: &'static str, typ: Option<&'stati
     }
 }
 
-/// Consumer sales between states above this value are listed one by one: from August 2024, and before (RULES G63).
-const B2CL_ABOVE_PAISE: i64 = 1_00_000_00;
-const B2CL_ABOVE_PAISE_BEFORE: i64 = 2_50_000_00;
+/// Consumer sales between states above 1 lakh rupees are listed one by one; above 2.5 lakh before August 2024 (RULES G63).
+const B2CL_ABOVE_PAISE: i64 = 10_000_000;
+const B2CL_ABOVE_PAISE_BEFORE: i64 = 25_000_000;
 const B2CL_CHANGE: Date = Date::law(2024, 8, 1);
 
 /// A document whose figures are known, with what returns ask of it.
