@@ -201,3 +201,5 @@ asyncio.run(main())
             supervisor.wait()
 
         await gone(pid)
+        # The kernel's help reaches children, not theirs; no unit of ours has any that outlive it.
+        os.kill(stage.unit("orphan").child, signal.SIGKILL)
