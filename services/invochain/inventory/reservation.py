@@ -16,6 +16,10 @@ QUANTITY_MILLI_MAX: Final = 10**13 - 1
 ON_HAND_MILLI_MAX: Final = 10**17
 REFS_MAX: Final = 1_000
 
+# How long a batch waits for a connection. Batches under way are fewer than connections, so what is waited for is one
+# that is being opened; a batch refused for that would refuse hundreds. Reserve has 1.5 s (PROTOCOL 13).
+BATCH_WAIT_S: Final = 0.8
+
 NONE, INVOICE = "NONE", "INVOICE"
 # Only these settle what an invoice waits for; the ids are values that a merchant knows (PROTOCOL 4.2).
 DECIDERS = ("invoice", "workers")

@@ -26,7 +26,7 @@ from invochain.chassis.telemetry import INVENTORY_RESERVE, RESERVATION_FAILURES
 from invochain.errors import DependencyDown, KeyReused, MalformedRequest, Refusal, invalid
 from invochain.inventory import partner_keys, stock_rows
 from invochain.inventory.lanes import Lanes
-from invochain.inventory.reservation import INVOICE, NONE, PENDING, faulty, refusal_of, repeated
+from invochain.inventory.reservation import BATCH_WAIT_S, INVOICE, NONE, PENDING, faulty, refusal_of, repeated
 
 # What became of a hold: its state, or why it was refused.
 Outcome = str | Refusal
@@ -83,8 +83,9 @@ class Reserving:
                 waiting_max=waiting_max,
             ),
         }
-        # Connections that wait for a busy row: what the first passes leave, less one for reads and commands.
-        at_once = max(1, min(4, settings.pool_size - settings.batch_slots - 2))
+        # Connections that wait for a busy row: what first passes (services', partners'), confirms and releases leave,
+        # less one for reads and commands.
+        at_once = max(1, min(4, settings.pool_size - settings.batch_slots - 4))
         self._lanes = Lanes(
             self._waiting_pass, at_once=at_once, items_max=settings.batch_items_max, waiting_max=waiting_max
         )
@@ -210,7 +211,7 @@ class Batch:
         chosen = self._undecided(chosen)
         for _ in range(ROUNDS_MAX):
             done = Decided()
-            async with postgres.transaction() as tx:
+            async with postgres.transaction(BATCH_WAIT_S) as tx:
                 await _decide(tx, self, chosen, done, wait=wait)
             self.outcomes.update(done.outcomes)
             self.replayed |= done.replayed

@@ -21,12 +21,14 @@ from invochain.inventory.settling import Settling
 
 # The sum reads every row; once a minute is what a gauge needs.
 SAMPLE_EVERY_S = 60.0
+WARM_WITHIN_S = 10.0
 
 
 async def start(settings: Settings) -> Running:
     """The room, ready to be served. Refuses to start without its database URL and secrets."""
     keys = secrets.load(settings.secrets_dir)
     postgres = await Postgres.connect(settings.database_url("inventory"), name="inventory", size=settings.pool_size)
+    await warm(postgres, settings.pool_size)
     reserving, settling = Reserving(postgres, settings), Settling(postgres, settings)
     merchant_keys = MerchantKeys(settings.merchant_address)
     sampling = asyncio.create_task(sample_stock_level(postgres), name="inventory:sample")
@@ -40,6 +42,18 @@ async def start(settings: Settings) -> Running:
         authenticator=Authenticator(keys, KeySet(merchant_keys)),
         closers=[stop_sampling, reserving.drain, settling.drain, merchant_keys.close, postgres.close],
     )
+
+
+async def warm(postgres: Postgres, size: int) -> None:
+    """Opens the pool's connections before the first caller, who waits for none longer than 0.2 s."""
+    ready = asyncio.Barrier(size)
+
+    async def open_one() -> None:
+        async with postgres.reading(WARM_WITHIN_S):
+            await ready.wait()
+
+    async with asyncio.timeout(WARM_WITHIN_S):
+        await asyncio.gather(*(open_one() for _ in range(size)))
 
 
 async def sample_stock_level(postgres: Postgres) -> None:

@@ -25,6 +25,7 @@ from invochain.chassis.postgres import Postgres, Sql, Tx, column
 from invochain.errors import DependencyDown, InvariantBroken, KeyReused, Refusal
 from invochain.inventory import stock_rows
 from invochain.inventory.reservation import (
+    BATCH_WAIT_S,
     COMMITTED,
     EXPIRED,
     HELD,
@@ -111,7 +112,7 @@ async def settle(postgres: Postgres, move: Move, refs: Sequence[Ref]) -> dict[Na
     outcomes: dict[Name, Outcome] = {}
     left: Sequence[Ref] = list({(ref.merchant_id, ref.reservation_id): ref for ref in refs}.values())
     for _ in range(ROUNDS_MAX):
-        async with postgres.transaction() as tx:
+        async with postgres.transaction(BATCH_WAIT_S) as tx:
             settled = await settle_in(tx, move, left)
         outcomes |= settled.outcomes
         left = settled.again

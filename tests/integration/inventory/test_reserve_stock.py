@@ -5,13 +5,17 @@ from __future__ import annotations
 import asyncio
 import itertools
 import random
+import uuid
 
 import grpc
 import pytest
 
+from invochain import core
 from invochain.api.inventory.v1 import inventory_service_pb2 as pb
+from invochain.durable import decisions
 from invochain.errors import facts_of, reason_of
-from tests.integration.inventory.conftest import OTHER, Shop, fresh_key, wanted
+from invochain.inventory.reservation import SkuNotFound
+from tests.integration.inventory.conftest import OTHER, SELLER, Shop, fresh_key, wanted
 from tests.integration.inventory.told import refused
 
 BACKENDS_IN_COMMIT = """
@@ -145,7 +149,7 @@ class TestConcurrentReserves:
         requests = [wanted({"HOT": 1_000}) for _ in range(200)]
 
         async with asyncio.timeout(20):
-            results = [r for (r,) in await asyncio.gather(*(shop.reserve(request) for request in requests))]
+            results = [r for (r,) in await asyncio.gather(*(shop.reserve_surely(request) for request in requests))]
 
         granted = sum(result.state == pb.PENDING for result in results)
         short = [result for result in results if result.HasField("error")]
@@ -165,7 +169,7 @@ class TestConcurrentReserves:
             for _ in range(10):
                 chosen = shuffle.sample(skus, 3)
                 batch.append(wanted(dict.fromkeys(chosen, 1_000)))
-            results = await shop.reserve(*batch)
+            results = await shop.reserve_surely(*batch)
             assert {result.state for result in results} == {pb.PENDING}
             await asyncio.gather(shop.release(*batch[:5]), shop.confirm(*batch[5:]))
 
@@ -218,7 +222,7 @@ class TestConcurrentReserves:
 
         async with asyncio.timeout(10):
             answers = await asyncio.gather(
-                *(shop.reserve(request, neighbours[n % 3]) for n in range(30)),
+                *(shop.reserve_surely(request, neighbours[n % 3]) for n in range(30)),
             )
 
         assert {pair[0].state for pair in answers} == {pb.PENDING}
@@ -383,6 +387,34 @@ class TestReserveStock:
         with refused("KEY_REUSED_WITH_DIFFERENT_PAYLOAD"):
             await self.reserve(shop, key, ttl_seconds=61)
         assert (await self.reserve(shop, fresh_key())).state == pb.PENDING
+
+    async def test_a_key_that_a_rival_refused_at_the_last_moment_stays_refused(self, shop: Shop) -> None:
+        """The rival found no such SKU; ours finds it, but the key is decided: one answer for ever, no stock taken."""
+        key = fresh_key()
+        request = pb.ReserveStockRequest(items=[pb.ReservationItem(sku="BOLT", quantity_milli=2_000)], ttl_seconds=60)
+        await shop.add("BOLT", 5_000)
+        async with shop.connection() as rival:
+            transaction = rival.transaction()
+            await transaction.start()
+            await rival.execute(
+                """
+                INSERT INTO decision (merchant_id, rid, operation, state, attempt, fingerprint, fp_version, answer)
+                VALUES ($1, $2, 'inventory.reserve', 'FAILED', 1, $3, 1, $4)
+                """,
+                uuid.UUID(bytes=SELLER),
+                uuid.UUID(bytes=core.request_id(SELLER, "inventory.reserve", key)),
+                decisions.fingerprint(request),
+                SkuNotFound("BOLT").to_status().SerializeToString(),
+            )
+            waiting = asyncio.ensure_future(shop.stub.ReserveStock(request, **shop.merchant(key=key)))
+            async with asyncio.timeout(5), shop.connection() as watcher:
+                while not await watcher.fetch("SELECT 1 FROM pg_stat_activity WHERE wait_event = 'transactionid'"):
+                    await asyncio.sleep(0.01)
+            await transaction.commit()
+
+        with refused("SKU_NOT_FOUND", replayed=True):
+            await waiting
+        assert await shop.stock("BOLT") == (5_000, 0)
 
     async def test_keys_that_race_with_the_last_units_each_get_one_answer_for_ever(self, shop: Shop) -> None:
         """Under a race for too little stock, what a key was told first is what it is told again."""
