@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from invochain import core
 from invochain.chassis import clock
 from invochain.chassis.batch import TASK_LIFE_S
-from invochain.chassis.call import Call
+from invochain.chassis.call import Call, reply_all
 from invochain.chassis.isolate import run_isolating_poison
 from invochain.chassis.postgres import CommitUnknown
 from invochain.errors import (
@@ -26,7 +26,7 @@ from invochain.errors import (
 )
 from invochain.invoice import decide
 from invochain.invoice.inventory_port import Hold
-from invochain.invoice.invoice import CREATE
+from invochain.invoice.invoice import CREATE, BatchRefused
 from invochain.invoice.outcomes import Asked, refused, success
 from invochain.invoice.room import InvoiceRoom, SeriesKey
 
@@ -87,8 +87,7 @@ async def create_invoices(room: InvoiceRoom, calls: list[Call]) -> Collection[Ca
     renewer = asyncio.create_task(room.outcomes.renewing(mine))
     lanes: list[Call] = []
     try:
-        at = await decide.make_series(room, work, [live[position] for position in go_on])
-        lanes = await issue(room, work, at)
+        lanes = await issue(room, work, await _with_series(room, work, [live[position] for position in go_on]))
     finally:
         renewer.cancel()
         # What a lane still works on is ended by the lane.
@@ -154,7 +153,8 @@ async def issue(room: InvoiceRoom, work: Work, at: list[int], *, second_try: boo
             other_day.setdefault(day, []).extend(positions_of_day)
 
     again.extend(position for position in at if position in work.tombstoned)
-    at = [position for position in at if position not in work.tombstoned]
+    # Whose caller has too little time left by now keeps his hold: only a row could say that it is for nothing.
+    at = [position for position in at if position not in work.tombstoned and _in_time(work, position)]
     if at:
         await run_isolating_poison(at, one_transaction, lambda failed, why: _fail(work, failed, why))
     for key, busy in lanes.items():
@@ -200,17 +200,23 @@ async def reserve(room: InvoiceRoom, work: Work, at: list[int]) -> list[int]:
             gone.add(position)
     if definite:
         await record_refusals(room, work, definite)
-    return [p for p in at if p not in gone]
+    return [p for p in at if p not in gone or p in work.tombstoned]
 
 
 async def record_refusals(room: InvoiceRoom, work: Work, definite: dict[int, Refusal]) -> None:
-    """Makes refusals final: FAILED rows, unless something else was decided meanwhile, which is then the answer."""
+    """Makes refusals final: FAILED rows, unless something else was decided meanwhile, which is then the answer.
+
+    An aborted attempt whose hold was never made has a row and no tombstone: the refusal cannot end that attempt, so the
+    request goes on as the next one.
+    """
 
     async def one_transaction(positions: Sequence[int]) -> None:
         told = await decide.refuse(room, work, {p: definite[p] for p in positions})
         for position, verdict in told.items():
             if verdict is None:
                 work.refuse(position, definite[position], final=True)
+            elif verdict.may_go_on(work.fingerprint(position)):
+                work.tombstoned.add(position)
             else:
                 decide.answer_loser(room, work, position, verdict)
 
@@ -254,6 +260,19 @@ async def run_lane(room: InvoiceRoom, work: Work, key: SeriesKey, at: list[int])
         room.outcomes.settle(asked, lambda call: outcome_of.get(id(call)))
 
 
+async def _with_series(room: InvoiceRoom, work: Work, at: list[int]) -> list[int]:
+    """Sees to it that the counter rows are there; answers those that cannot have one. A busy merchant delays nobody."""
+    new = decide.without_series(room, work, at)
+    ready = set(at) - set(new)
+
+    async def one_transaction(positions: Sequence[int]) -> None:
+        ready.update(await decide.make_series(room, work, list(positions)))
+
+    if new:
+        await run_isolating_poison(new, one_transaction, lambda failed, why: _fail(work, failed, why))
+    return [p for p in at if p in ready]
+
+
 async def _next_attempt(room: InvoiceRoom, work: Work, at: list[int]) -> list[Call]:
     """An aborted attempt stood in the way (the request began without reading its row): take the next one, once."""
     ready = await decide.reopen(room, work, at)
@@ -270,7 +289,8 @@ async def _on_another_day(room: InvoiceRoom, work: Work, at: list[int], day: int
     later, live = await check(room, calls, (date.year, date.month, date.day))
     later.attempt = [work.attempt[p] for p in at]
     later.started = work.started
-    handed = await issue(room, later, live, second_try=True)
+    # The other day may lie in another financial year, whose series is not made yet.
+    handed = await issue(room, later, await _with_series(room, later, live), second_try=True)
     for index, position in enumerate(at):
         if index in later.final:
             work.final[position] = later.final[index]
@@ -301,36 +321,67 @@ async def create_all_or_nothing(room: InvoiceRoom, calls: list[Call]) -> None:
     """Issue all invoices of a batch, or none: a separate, explicit wish of the caller (PROTOCOL 9).
 
     On any refusal nothing is issued: the refused items get their reason, the others BatchRefused, which is retryable.
+    Answers every call. Lives in a task of its own: a caller who hangs up cancels nothing (PROTOCOL 3).
     """
-    work, live = await check(room, calls)
-    asked = _asked(work, live)
-    go_on, _waiting = await room.outcomes.look(asked)
-    at = [live[position] for position in go_on]
     try:
-        at = await decide.make_series(room, work, at)
+        async with asyncio.timeout(TASK_LIFE_S):
+            work, live = await check(room, calls)
+            if _any_refused(calls):
+                # Wrong before anything was begun: nothing is stored, and no key is used.
+                for position in live:
+                    work.refuse(position, BatchRefused())
+                return
+            asked = _asked(work, live)
+            go_on, _waiting = await room.outcomes.look(asked)
+            mine = [asked[position] for position in go_on]
+            renewer = asyncio.create_task(room.outcomes.renewing(mine))
+            try:
+                await _issue_whole(room, work, [live[position] for position in go_on])
+            finally:
+                renewer.cancel()
+                outcome_of = {id(call): work.final.get(position) for position, call in enumerate(calls)}
+                room.outcomes.settle(mine, lambda call: outcome_of[id(call)])
+    except TimeoutError:
+        reply_all(calls, DeadlineTooShort("while its batch was under way"))
+    except Refusal as refusal:
+        reply_all(calls, refusal)
+    finally:
+        for call in calls:
+            call.refuse(InternalError(call.request_id))
+
+
+async def _issue_whole(room: InvoiceRoom, work: Work, at: list[int]) -> None:
+    """Read, reserve, decide. The batch is one item to whoever takes failed batches apart: it is never cut."""
+
+    async def one_try(_whole: Sequence[None]) -> None:
+        if clock.monotonic() - work.started > TASK_LIFE_S:
+            raise SagaAborted()
         # Unlike a single request, this one reads before it begins: an earlier try of the batch may have aborted it.
-        at = await decide.reopen(room, work, at, new_too=True)
-        if not _any_refused(calls):
-            at = await reserve(room, work, at)
+        open_ = await decide.reopen(room, work, at, new_too=True)
+        if not _any_refused(work.calls):
+            open_ = await reserve(room, work, open_)
         for position in work.tombstoned:
             work.refuse(position, SagaAborted())
-        at = [p for p in at if not calls[p].answer.done()]
-        if _any_refused(calls):
-            await decide.refuse_whole(room, work, at, {})
-            return
-        try:
-            verdict = await decide.decide(room, work, at, whole=True, wait=True)
-        except decide.NotWhole as not_whole:
-            await decide.refuse_whole(room, work, at, not_whole.refusals)
-        except CommitUnknown:
-            await decide.after_unknown_commit(room, work, at)
-        else:
-            for position in verdict.again:
-                work.refuse(position, SagaAborted())
-    finally:
-        mine = [asked[position] for position in go_on]
-        outcome_of = {id(call): work.final.get(position) for position, call in enumerate(calls)}
-        room.outcomes.settle(mine, lambda call: outcome_of[id(call)])
+        open_ = [p for p in open_ if _in_time(work, p)]
+        if _any_refused(work.calls):
+            await decide.refuse_whole(room, work, open_, {})
+        elif open_:
+            await _decide_whole(room, work, open_)
+
+    at = await _with_series(room, work, at)
+    await run_isolating_poison([None], one_try, lambda _, why: _fail(work, at, why))
+
+
+async def _decide_whole(room: InvoiceRoom, work: Work, at: list[int]) -> None:
+    try:
+        verdict = await decide.decide(room, work, at, whole=True, wait=True)
+    except decide.NotWhole as not_whole:
+        await decide.refuse_whole(room, work, at, not_whole.refusals)
+    except CommitUnknown:
+        await decide.after_unknown_commit(room, work, at)
+    else:
+        for position in verdict.again:
+            work.refuse(position, SagaAborted())
 
 
 def _any_refused(calls: Sequence[Call]) -> bool:

@@ -71,6 +71,10 @@ class Standing:
     def issued(self, fingerprint: bytes) -> bool:
         return self.state == "SUCCEEDED" and self.fingerprint == fingerprint
 
+    def may_go_on(self, fingerprint: bytes) -> bool:
+        """An aborted attempt may be followed by the next one, an open one joined."""
+        return self.state in ("ABORTED", "OPEN") and self.fingerprint == fingerprint
+
 
 class NotWhole(Exception):
     """An all_or_nothing batch would not be issued whole: the transaction is rolled back. Refusals by position."""
@@ -113,7 +117,7 @@ async def decide(room: InvoiceRoom, work: Work, at: list[int], *, wait: bool = F
         work.refuse(position, SagaAborted())
     room.settlers.confirm.soon([work.hold(p) for p in won if p in work.held and p not in refusals])
     for position, standing in losers.items():
-        if standing.state in ("ABORTED", "OPEN") and standing.fingerprint == work.fingerprint(position):
+        if standing.may_go_on(work.fingerprint(position)):
             _give_back(room, work, position)
             verdict.again.append(position)
         else:
@@ -167,8 +171,9 @@ async def _claim(tx: Tx, work: Work, at: list[int]) -> list[int]:
     first = [p for p in at if work.attempt[p] == 1]
     again = [p for p in at if work.attempt[p] > 1]
     won: set[Id] = set()
+    names = _names(work, at)
+    spaces, buckets = [space for space, _ in names], [bucket_ for _, bucket_ in names]
     if first:
-        names = _names(work, first)
         rows = await tx.fetch(
             sql.CLAIM,
             drafts.merchant_ids(first),
@@ -179,8 +184,8 @@ async def _claim(tx: Tx, work: Work, at: list[int]) -> list[int]:
             drafts.given_days(first),
             CREATE,
             core.FINGERPRINT_VERSION,
-            [space for space, _ in names],
-            [bucket_ for _, bucket_ in names],
+            spaces,
+            buckets,
         )
         won.update(bytes(row["rid"]) for row in rows)
     if again:
@@ -191,6 +196,8 @@ async def _claim(tx: Tx, work: Work, at: list[int]) -> list[int]:
             [work.attempt[p] for p in again],
             drafts.days(again),
             drafts.given_days(again),
+            spaces,
+            buckets,
         )
         won.update(bytes(row["rid"]) for row in rows)
     return [p for p, rid in zip(at, drafts.rids(at), strict=True) if rid in won]
@@ -402,8 +409,9 @@ def answer_loser(room: InvoiceRoom, work: Work, position: int, standing: Standin
         return
     _give_back(room, work, position)
     refusal = _told(work, position, standing)
-    final = standing.state == "FAILED" and not isinstance(refusal, KeyReused)
-    work.refuse(position, refusal, final=final, replayed=final)
+    replayed = standing.state == "FAILED" and not isinstance(refusal, KeyReused)
+    # What the client itself ended matches every body: in the cache it would stand for this one alone.
+    work.refuse(position, refusal, final=replayed and standing.fingerprint is not None, replayed=replayed)
 
 
 def _told(work: Work, position: int, standing: Standing) -> Refusal:
@@ -550,6 +558,11 @@ async def reopen(room: InvoiceRoom, work: Work, at: list[int], *, new_too: bool 
 
 
 # ---------------------------------------------------------------- server-given numbers
+
+
+def without_series(room: InvoiceRoom, work: Work, at: list[int]) -> list[int]:
+    """The items whose counter row is not known to exist."""
+    return [p for key, positions in _by_series(work, at).items() if key not in room.series for p in positions]
 
 
 async def make_series(room: InvoiceRoom, work: Work, at: list[int]) -> list[int]:

@@ -31,11 +31,16 @@ RETURNING rid
 """,
 )
 
+# Takes the same advisory locks: a later attempt writes an invoice like a first one.
 CLAIM_AGAIN = Sql(
     "decide_claim_again",
     """
+WITH names AS MATERIALIZED (
+    SELECT count(pg_advisory_xact_lock_shared(name.space, name.bucket)) AS locked
+    FROM unnest($6::int[], $7::int[]) AS name (space, bucket)
+)
 SELECT decision.rid
-FROM decision
+FROM names, decision
 JOIN unnest($1::uuid[], $2::uuid[], $3::int[], $4::int[], $5::int[])
     AS asked (merchant_id, rid, attempt, day, given_day)
     ON decision.merchant_id = asked.merchant_id AND decision.rid = asked.rid

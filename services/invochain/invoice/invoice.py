@@ -48,7 +48,10 @@ DECLINE_EDIT = Move(
 CANCEL = Move("cancel", False, OPEN, "CANCELLED", "invochain.invoice.cancelled.v1")
 
 MOVES = (ACCEPT, REJECT, REQUEST_EDIT, DECLINE_EDIT, CANCEL)
-OPERATIONS = (CREATE, *(move.operation for move in MOVES))
+SELLERS, BUYERS = "ISSUER", "APPROVER"
+# Each operation, and the role that may do it.
+ROLE_OF = {CREATE: SELLERS} | {move.operation: BUYERS if move.by_buyer else SELLERS for move in MOVES}
+OPERATIONS = tuple(ROLE_OF)
 
 # The message of each event type; all have the shape {invoice, hold}.
 EVENTS = {

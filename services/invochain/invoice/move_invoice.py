@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import unicodedata
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -65,6 +66,8 @@ def wish(call: Call, move: Move, request: Any) -> Wish:
         raise invalid("reason", "REASON_REQUIRED", f"found nothing; 1 to {REASON_CHARS_MAX} characters are wanted")
     if len(reason) > REASON_CHARS_MAX:
         raise invalid("reason", "TEXT_LENGTH", f"found {len(reason)} characters; {REASON_CHARS_MAX} are allowed")
+    if any(unicodedata.category(char) == "Cc" and char not in "\r\n\t" for char in reason):
+        raise invalid("reason", "TEXT_CONTROL_CHARACTER", "found a control character; printable text is wanted")
     etag = request.etag or call.if_match.strip('"')
     rid = core.request_id(call.principal.merchant_id, move.operation, call.key)
     return Wish(call, move, invoice_id, etag, reason, rid, fingerprint(request))
@@ -293,7 +296,8 @@ async def _close(tx: Tx, answers: dict[Wish, bytes], refusals: dict[Wish, Refusa
 
 def _replay(one: Wish, row: asyncpg.Record) -> None:
     if row["fingerprint"] is None:
-        one.refuse(CancelledByClient(), final=True, replayed=True)
+        # Not kept in the cache: there it would stand for this body alone, and the row matches every body.
+        one.refuse(CancelledByClient(), replayed=True)
     elif row["fingerprint"] != one.fingerprint:
         one.refuse(KeyReused())
     elif row["state"] == "SUCCEEDED":

@@ -12,7 +12,7 @@ from invochain.chassis.postgres import CommitUnknown, Sql, Tx
 from invochain.chassis.server import KEY_GRAMMAR
 from invochain.errors import DependencyDown, KeyInvalid, SagaAborted, invalid
 from invochain.invoice.decide import FIRST_ACTIONS
-from invochain.invoice.invoice import CREATE, OPERATIONS, CancelledByClient, InvoiceNotFound
+from invochain.invoice.invoice import CREATE, OPERATIONS, ROLE_OF, CancelledByClient, InvoiceNotFound
 from invochain.invoice.room import InvoiceRoom
 
 Request = api.GetOperationRequest | api.CancelOperationRequest
@@ -33,6 +33,8 @@ async def cancel_operation(room: InvoiceRoom, call: Call, request: api.CancelOpe
     Stock held for an attempt is given back by the resolver.
     """
     rid = _rid(call, request)
+    # Ending a key is done by whoever may use it.
+    call.principal.needs_role(ROLE_OF[request.operation])
     status = CancelledByClient().to_status().SerializeToString()
     try:
         async with room.postgres.transaction() as tx:

@@ -99,20 +99,31 @@ class Outcomes:
         """
         first: list[int] = []
         waiting: list[Call] = []
+        try:
+            self._look_here(asked, first, waiting)
+            return await self._look_in_redis(asked, first, waiting), waiting
+        except BaseException:
+            # Nobody would end them, and their keys would be under way for as long as this process lives.
+            for position in first:
+                self._end(asked[position].rid, None)
+            raise
+
+    def _look_here(self, asked: Sequence[Asked], first: list[int], waiting: list[Call]) -> None:
         for position, one in enumerate(asked):
             rival = self._under_way.get(one.rid)
             if rival is None:
                 self._under_way[one.rid] = self._begin(one)
                 first.append(position)
             elif rival.asked.fingerprint != one.fingerprint:
-                one.call.refuse(KeyReused())
+                # The one before it in the same batch comes first; in another batch nothing is decided yet (PROTOCOL 7).
+                here = any(asked[p].rid == one.rid for p in first)
+                one.call.refuse(KeyReused() if here else ConcurrentRequest())
             elif any(asked[p].rid == one.rid for p in first) or self._may_wait(one.call):
                 # The same request twice in one batch has one answer; another batch's is waited for if asked to.
                 waiting.append(one.call)
                 self._spawn(self._follow(one, rival.ended))
             else:
                 one.call.refuse(ConcurrentRequest())
-        return await self._look_in_redis(asked, first, waiting), waiting
 
     async def _look_in_redis(self, asked: Sequence[Asked], first: list[int], waiting: list[Call]) -> list[int]:
         if self._redis is None or self._look is None or not first:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Collection, Iterable
+from contextlib import suppress
 
 from invochain import core
 from invochain.api.invoice.v1 import invoice_service_pb2 as api
@@ -16,7 +17,7 @@ from invochain.api.merchant.v1.merchant_service_pb2_grpc import MerchantServiceS
 from invochain.chassis import clock
 from invochain.chassis.channel import Channel
 from invochain.chassis.ids import Id, from_text, to_text
-from invochain.chassis.postgres import Postgres, Sql, Tx
+from invochain.chassis.postgres import CommitUnknown, Postgres, Sql, Tx
 from invochain.errors import DependencyDown
 
 # A changed policy or turnover is in force after this at the latest.
@@ -40,7 +41,10 @@ class Parties:
         return _now_ms() - FRESH_MS
 
     async def look_up(self, merchant_ids: Collection[Id], gstins: Collection[str]) -> None:
-        """Learns the parties; a GSTIN that nobody knows is learned as unknown. Refuses: DependencyDown for a seller."""
+        """Learns the parties; a GSTIN that nobody knows is learned as unknown.
+
+        A seller who cannot be asked for now stays unlearned: his requests are refused, and nobody else's.
+        """
         async with self._postgres.reading() as tx:
             rows = await tx.fetch(READ, list(merchant_ids), list(gstins))
         for row in rows:
@@ -51,12 +55,9 @@ class Parties:
         missing_gstins = [gstin for gstin in gstins if gstin not in found_gstins]
         to_ask = [gstin for gstin in missing_gstins if self._may_ask(gstin)]
         if missing_ids or to_ask:
-            try:
+            # A buyer who cannot be asked for is linked when his event comes.
+            with suppress(DependencyDown, CommitUnknown):
                 found_gstins |= await self._fetch(missing_ids, to_ask)
-            except DependencyDown:
-                # A seller we must know; a buyer is linked when the event comes.
-                if missing_ids:
-                    raise
         for gstin in missing_gstins:
             if gstin not in found_gstins:
                 self.directory.learn_unknown(gstin, _now_ms())

@@ -51,6 +51,10 @@ def present(row: asyncpg.Record, caller: bytes, *, with_lines: bool) -> bytes:
 async def list_invoices(room: InvoiceRoom, call: Call, request: api.ListInvoicesRequest) -> api.ListInvoicesResponse:
     """A page of the caller's invoices, by creation time. Refuses: unknown filters and orders, PageTokenMismatch."""
     size = page_size(request.page_size)
+    for name, known in (("side", api.InvoiceSide), ("view", api.InvoiceView)):
+        if getattr(request, name) not in known.values():
+            wanted = ", ".join(known.keys()[1:])
+            raise invalid(name, "ENUM_UNKNOWN", f"found {getattr(request, name)}; {wanted} or none is wanted")
     conditions = read_filter(request.filter)
     newest_first = _newest_first(request.order_by)
     caller = call.principal.merchant_id
@@ -141,6 +145,14 @@ _TEXTS = {
     "financial_year": "financial_year",
 }
 _RANGES = {"invoice_date": "date", "total_paise": "total"}
+_ENUMS = {
+    "state": [name for name, number in api.InvoiceState.items() if number],
+    "supply_type": [name for name, number in api.SupplyType.items() if number],
+    "doc_type": [name for name, number in api.DocumentType.items() if number],
+}
+# More than any document comes to (RULES G36), and inside a bigint.
+PAISE_MAX = 10**17
+_PAISE = re.compile(r"-?[0-9]{1,20}", re.ASCII)
 
 
 def read_filter(text: str) -> Conditions:
@@ -157,7 +169,7 @@ def read_filter(text: str) -> Conditions:
         name, op = match[1], match[2]
         literal = match[4] if match[4] is not None else match[3]
         if name in _TEXTS and op == "=":
-            setattr(conditions, _TEXTS[name], literal.upper() if name == "number" else literal)
+            _equal(conditions, name, literal)
         elif name in _RANGES:
             _narrow(conditions, _RANGES[name], op, _literal(name, literal))
         else:
@@ -165,22 +177,45 @@ def read_filter(text: str) -> Conditions:
     return conditions
 
 
+def _equal(conditions: Conditions, name: str, literal: str) -> None:
+    """A text that must be equal. Refuses a value the field never has, and a field named twice: none has two values."""
+    if getattr(conditions, _TEXTS[name]) is not None:
+        raise invalid("filter", "FILTER_INVALID", f"found {name} twice; once is wanted")
+    if name in _ENUMS and literal not in _ENUMS[name]:
+        raise invalid(
+            "filter", "FILTER_INVALID", f"found {name} {literal[:40]!r}; one of {', '.join(_ENUMS[name])} is wanted"
+        )
+    if not literal.isprintable():
+        raise invalid("filter", "FILTER_INVALID", f"found a control character in {name}; printable text is wanted")
+    setattr(conditions, _TEXTS[name], literal.upper() if name == "number" else literal)
+
+
 def _literal(name: str, literal: str) -> dt.date | int:
+    """A day or whole paise, with room for one step to either side."""
+    wanted = "YYYY-MM-DD" if name == "invoice_date" else f"whole paise, {PAISE_MAX} at most,"
     try:
-        return dt.date.fromisoformat(literal) if name == "invoice_date" else int(literal)
+        if name == "invoice_date":
+            day = dt.date.fromisoformat(literal)
+            if dt.date.min < day < dt.date.max:
+                return day
+        elif _PAISE.fullmatch(literal) and abs(int(literal)) <= PAISE_MAX:
+            return int(literal)
     except ValueError:
-        wanted = "YYYY-MM-DD" if name == "invoice_date" else "whole paise"
-        raise invalid("filter", "FILTER_INVALID", f"found {name} {literal[:40]!r}; {wanted} is wanted") from None
+        pass
+    raise invalid("filter", "FILTER_INVALID", f"found {name} {literal[:40]!r}; {wanted} is wanted")
 
 
 def _narrow(conditions: Conditions, name: str, op: str, value: dt.date | int) -> None:
+    """Terms on one field hold together: the narrower one counts."""
     step = dt.timedelta(days=1) if isinstance(value, dt.date) else 1
     if op in ("=", ">=", ">"):
         low = value + step if op == ">" else value  # type: ignore[operator]
-        setattr(conditions, f"{name}_from", low)
+        before = getattr(conditions, f"{name}_from")
+        setattr(conditions, f"{name}_from", low if before is None else max(before, low))
     if op in ("=", "<=", "<"):
         high = value - step if op == "<" else value  # type: ignore[operator]
-        setattr(conditions, f"{name}_to", high)
+        before = getattr(conditions, f"{name}_to")
+        setattr(conditions, f"{name}_to", high if before is None else min(before, high))
 
 
 def _unknown(term: str):  # type: ignore[no-untyped-def]

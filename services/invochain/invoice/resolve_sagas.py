@@ -94,8 +94,11 @@ def _verdict(hold: Hold, row: asyncpg.Record) -> bool | None:
         return bool(row["invoice_attempt"] == hold.attempt and row["invoice_fingerprint"] == hold.fingerprint)
     if row["state"] is None:
         return None
-    if row["attempt"] > hold.attempt or row["state"] in ("FAILED", "ABORTED"):
-        return False if row["attempt"] >= hold.attempt else None
+    if row["attempt"] > hold.attempt or row["state"] == "FAILED":
+        # A later attempt, or an end for good: this one can never be decided.
+        return False
+    if row["state"] == "ABORTED" and row["attempt"] == hold.attempt:
+        return False
     if row["fingerprint"] is not None and row["fingerprint"] != hold.fingerprint:
         return False
     return None

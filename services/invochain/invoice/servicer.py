@@ -32,6 +32,7 @@ from invochain.invoice.room import InvoiceRoom
 from invochain.invoice.validate_invoice import validate_invoice
 
 BATCH_ITEMS_MAX = 500
+TOKEN = "x-consistency-token"
 SELLERS = ("ISSUER",)
 BUYERS = ("APPROVER",)
 
@@ -72,7 +73,7 @@ class InvoiceServicer:
         if all_or_nothing:
             if len({key for _, key in items}) != len(items):
                 raise invalid("items", "KEY_REPEATED", "found a key twice; every item brings a key of its own")
-            await create_all_or_nothing(self._room, calls)
+            self._room.spawn(create_all_or_nothing(self._room, calls))
         else:
             self._creating.put(calls)
         response = api.BatchCreateInvoicesResponse()
@@ -83,6 +84,8 @@ class InvoiceServicer:
             except Refusal as refusal:
                 result.error.CopyFrom(refusal.to_status())
             result.replayed = one.replayed
+        if tokens := [one.out[TOKEN] for one in calls if TOKEN in one.out]:
+            call.out[TOKEN] = max(tokens, key=lambda lsn: [int(part, 16) for part in lsn.split("/")])
         return response
 
     @rpc(roles=SELLERS)

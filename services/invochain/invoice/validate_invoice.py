@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime as dt
 import json
 from collections.abc import Sequence
 
@@ -47,6 +48,10 @@ def _elsewhere(request: api.ValidateInvoiceRequest) -> api.ValidateInvoiceRespon
         raise invalid("mode", "MODE_UNKNOWN", f"found {request.mode}; COMPUTE, STRICT or NIC is wanted")
     date = request.as_of_date
     today = (date.year, date.month, date.day) if request.HasField("as_of_date") else None
+    if today is not None and not _is_day(*today):
+        raise invalid("as_of_date", "DATE_INVALID", "found no day of the calendar; a date is wanted")
+    if request.document_json and request.HasField("invoice"):
+        raise invalid("document_json", "FIELD_NOT_ALLOWED", "found it beside `invoice`; one of the two is wanted")
     if request.document_json:
         return _neutral(request.document_json, mode, today)
     try:
@@ -57,6 +62,14 @@ def _elsewhere(request: api.ValidateInvoiceRequest) -> api.ValidateInvoiceRespon
     if document is not None:
         response.invoice.MergeFromString(document)
     return response
+
+
+def _is_day(year: int, month: int, day: int) -> bool:
+    try:
+        dt.date(year, month, day)
+    except (ValueError, OverflowError):
+        return False
+    return True
 
 
 def _neutral(text: str, mode: str, today: tuple[int, int, int] | None) -> api.ValidateInvoiceResponse:
