@@ -267,3 +267,140 @@ fn the_split_and_the_tax_date_are_told_with_the_figures() {
         );
     }
 }
+
+/// A number of a document as an integer off the wire, its path, and its largest lawful value.
+type Field = (
+    &'static str,
+    i64,
+    for<'d, 'a> fn(&'d mut invochain_core::gst::Document<'a>) -> &'d mut Option<i64>,
+);
+
+const ITEM: i64 = 99_999_999_999_999;
+const DOCUMENT: i64 = 9_999_999_999_999_999;
+const PRICE: i64 = 999_999_999_999_999;
+
+const FIELDS: &[Field] = &[
+    ("items[0].qty", 9_999_999_999_999, |d| {
+        &mut d.lines[0].quantity_milli
+    }),
+    ("items[0].unit_price", PRICE, |d| {
+        &mut d.lines[0].unit_price_milli
+    }),
+    ("items[0].gst_rate", 999_999, |d| {
+        &mut d.lines[0].gst_rate_milli
+    }),
+    ("items[0].discount", ITEM, |d| {
+        &mut d.lines[0].discount_paise
+    }),
+    ("items[0].cess_rate", 999_999, |d| {
+        &mut d.lines[0].cess_rate_milli
+    }),
+    ("items[0].cess_per_unit", PRICE, |d| {
+        &mut d.lines[0].cess_per_unit_milli
+    }),
+    ("items[0].cess_nonadvol", ITEM, |d| {
+        &mut d.lines[0].cess_nonadvol_paise
+    }),
+    ("items[0].state_cess_rate", 999_999, |d| {
+        &mut d.lines[0].state_cess_rate_milli
+    }),
+    ("items[0].state_cess_nonadvol", ITEM, |d| {
+        &mut d.lines[0].state_cess_nonadvol_paise
+    }),
+    ("items[0].other_charges", ITEM, |d| {
+        &mut d.lines[0].other_charges_paise
+    }),
+    ("items[0].rsp", ITEM, |d| &mut d.lines[0].rsp_paise),
+    ("items[0].gross", ITEM, |d| {
+        &mut d.lines[0].claims.gross_paise
+    }),
+    ("items[0].taxable", ITEM, |d| {
+        &mut d.lines[0].claims.taxable_paise
+    }),
+    ("items[0].igst", ITEM, |d| &mut d.lines[0].claims.igst_paise),
+    ("items[0].cgst", ITEM, |d| &mut d.lines[0].claims.cgst_paise),
+    ("items[0].sgst", ITEM, |d| &mut d.lines[0].claims.sgst_paise),
+    ("items[0].cess", ITEM, |d| &mut d.lines[0].claims.cess_paise),
+    ("items[0].state_cess", ITEM, |d| {
+        &mut d.lines[0].claims.state_cess_paise
+    }),
+    ("items[0].total", ITEM, |d| {
+        &mut d.lines[0].claims.total_paise
+    }),
+    ("totals.discount", DOCUMENT, |d| {
+        &mut d.totals.discount_paise
+    }),
+    ("totals.other_charges", DOCUMENT, |d| {
+        &mut d.totals.other_charges_paise
+    }),
+    ("totals.taxable", DOCUMENT, |d| {
+        &mut d.totals.claims.taxable_paise
+    }),
+    ("totals.igst", DOCUMENT, |d| &mut d.totals.claims.igst_paise),
+    ("totals.cgst", DOCUMENT, |d| &mut d.totals.claims.cgst_paise),
+    ("totals.sgst", DOCUMENT, |d| &mut d.totals.claims.sgst_paise),
+    ("totals.cess", DOCUMENT, |d| &mut d.totals.claims.cess_paise),
+    ("totals.state_cess", DOCUMENT, |d| {
+        &mut d.totals.claims.state_cess_paise
+    }),
+    ("totals.total", DOCUMENT, |d| {
+        &mut d.totals.claims.total_paise
+    }),
+    ("original.creditable", DOCUMENT, |d| {
+        &mut d
+            .original
+            .get_or_insert_with(Default::default)
+            .creditable_paise
+    }),
+    ("original.value", DOCUMENT, |d| {
+        &mut d.original.get_or_insert_with(Default::default).value_paise
+    }),
+    ("seller.aato_crore", i64::MAX, |d| &mut d.seller.aato_paise),
+];
+
+#[test]
+fn an_integer_off_the_wire_is_held_to_the_limits_of_its_field() {
+    let value = lawful();
+    for &(path, max, field) in FIELDS {
+        let told = |number: i64| {
+            let mut read = neutral::read(&value).expect("a document");
+            *field(&mut read.document) = Some(number);
+            let refused = check(&read.document, &context(), Vec::new())
+                .err()
+                .unwrap_or_default();
+            let at_path = refused.iter().find(|violation| violation.path == path);
+            at_path
+                .map(|violation| violation.code)
+                .filter(|code| ["NEGATIVE_AMOUNT", "AMOUNT_OUT_OF_RANGE"].contains(code))
+        };
+        assert_eq!(told(-1), Some("NEGATIVE_AMOUNT"), "{path}");
+        assert_eq!(told(i64::MIN), Some("NEGATIVE_AMOUNT"), "{path}");
+        assert_eq!(told(0), None, "{path}");
+        assert_eq!(told(max), None, "{path}");
+        if let Some(beyond) = max.checked_add(1) {
+            assert_eq!(told(beyond), Some("AMOUNT_OUT_OF_RANGE"), "{path}");
+        }
+    }
+}
+
+#[test]
+fn a_round_off_off_the_wire_stays_within_a_hundred_rupees() {
+    let value = lawful();
+    for (paise, wanted) in [
+        (10_000, Some("ROUND_OFF_OUT_OF_RANGE")),
+        (-10_000, Some("ROUND_OFF_OUT_OF_RANGE")),
+        (9_999, None),
+        (-9_999, None),
+    ] {
+        let mut read = neutral::read(&value).expect("a document");
+        read.document.totals.round_off_paise = Some(paise);
+        let refused = check(&read.document, &context(), Vec::new())
+            .err()
+            .unwrap_or_default();
+        assert_eq!(
+            refused.first().map(|violation| violation.code),
+            wanted,
+            "{paise}"
+        );
+    }
+}

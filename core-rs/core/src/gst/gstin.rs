@@ -361,6 +361,20 @@ mod tests {
             (Some("AAPFU0939F"), Some("27"))
         );
         assert_eq!(pan_holder("AAPFU0939F"), "FIRM");
+        for (letter, holder) in [
+            ('A', "AOP"),
+            ('B', "BOI"),
+            ('C', "COMPANY"),
+            ('G', "GOVERNMENT"),
+            ('H', "HUF"),
+            ('J', "ARTIFICIAL_PERSON"),
+            ('L', "LOCAL_AUTHORITY"),
+            ('P', "INDIVIDUAL"),
+            ('T', "TRUST"),
+            ('X', "UNKNOWN"),
+        ] {
+            assert_eq!(pan_holder(&format!("AAA{letter}U0939F")), holder);
+        }
         let embassy = Gstin::read("0717USA00012UN8", tables).expect("valid");
         assert_eq!((embassy.pan(), embassy.state()), (None, Some("07")));
         assert_eq!(

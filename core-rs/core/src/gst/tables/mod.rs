@@ -154,6 +154,25 @@ mod tests {
     }
 
     #[test]
+    fn a_rate_of_one_day_is_in_force_that_day() {
+        let head = "# as of 2027-01-01\nrate_milli,valid_from,valid_to,kind,hsn_prefixes,note\n";
+        let text = format!("{head}17000,2027-01-02,2027-01-02,STANDARD,,\n");
+        let tables = Tables::builtin()
+            .with(TableName::Rates, &text)
+            .expect("a good file");
+        let (hsn, day) = (Hsn::parse("6109").expect("a code"), |day| {
+            Date::law(2027, 1, day)
+        });
+        assert!(tables.rates.look_up(17_000, day(2), hsn).is_ok());
+        for other in [day(1), day(3)] {
+            assert_eq!(
+                tables.rates.look_up(17_000, other, hsn).err(),
+                Some(RateFault::NotInForce)
+            );
+        }
+    }
+
+    #[test]
     fn a_bad_file_is_refused_whole_with_its_line() {
         let rates = TableName::Rates;
         let head = "# as of 2027-01-01\nrate_milli,valid_from,valid_to,kind,hsn_prefixes,note\n0,2017-07-01,,NIL,,\n";

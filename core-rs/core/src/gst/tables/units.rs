@@ -16,7 +16,8 @@ pub struct UnitTable {
 
 #[inline]
 fn packed(code: &str) -> Option<u64> {
-    if code.is_empty() || code.len() > 8 {
+    // A leading NUL would vanish in the number.
+    if code.len() > 8 || matches!(code.as_bytes().first(), None | Some(0)) {
         return None;
     }
     Some(code.bytes().fold(0, |n, c| n << 8 | u64::from(c)))
@@ -50,5 +51,33 @@ impl UnitTable {
     #[inline]
     pub fn knows(&self, code: &str) -> bool {
         packed(code).is_some_and(|packed| self.sorted.binary_search(&packed).is_ok())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_code_is_one_to_eight_capitals_and_known_as_written() {
+        let table = UnitTable::parse("code,name,note\nNOS,Numbers,\nABCDEFGH,Eight,\nX,One,\n")
+            .expect("good");
+        for (code, known) in [
+            ("NOS", true),
+            ("X", true),
+            ("ABCDEFGH", true),
+            ("nos", false),
+            ("NO", false),
+            ("", false),
+            ("\0NOS", false),
+            ("IABCDEFGH", false),
+        ] {
+            assert_eq!(table.knows(code), known, "{code:?}");
+        }
+        for bad in ["nos", "ABCDEFGHI", "", "N1", "NOS "] {
+            let text = format!("code,name,note\nNOS,Numbers,\n{bad},Bad,\n");
+            assert_eq!(UnitTable::parse(&text).expect_err(bad).line, 3, "{bad:?}");
+        }
+        assert!(UnitTable::parse("code,name,note\nNOS,Numbers,\nNOS,Again,\n").is_err());
     }
 }
