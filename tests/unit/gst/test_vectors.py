@@ -1,4 +1,4 @@
-"""The project's vectors, and the oracle's, from Python: the same answers the Rust tests hold the core to, through the binding."""
+"""The vectors of the project and of the oracle, from Python: through the binding the core answers as in Rust."""
 
 from __future__ import annotations
 
