@@ -84,7 +84,8 @@ def python(wheel: Path, tmp_path_factory) -> Path:
 class TestTheWheel:
     def test_holds_the_contract_and_its_types_and_nothing_of_the_server(self, wheel):
         """Messages with their types are inside, under the client's own package."""
-        names = zipfile.ZipFile(wheel).namelist()
+        with zipfile.ZipFile(wheel) as archive:
+            names = archive.namelist()
 
         assert {name.split("/")[0] for name in names} == {"invochain_client", "invochain_client-0.1.0.dist-info"}
         for room in ("merchant", "inventory", "invoice"):
@@ -96,7 +97,8 @@ class TestTheWheel:
     def test_comes_from_a_source_distribution_that_carries_the_contract(self, wheel):
         """It builds where there is no clone around it: the .proto files are in it."""
         (sdist,) = wheel.parent.glob("*.tar.gz")
-        names = tarfile.open(sdist).getnames()
+        with tarfile.open(sdist) as archive:
+            names = archive.getnames()
 
         assert "invochain_client-0.1.0/proto/invochain/api/invoice/v1/invoice_service.proto" in names
         assert not [name for name in names if name.endswith("_pb2.py")]

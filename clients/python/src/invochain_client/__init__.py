@@ -12,9 +12,10 @@ with Client.from_stack(email=…, password=…) as client:
 
 from invochain_client.calling import Answer, fresh_key, traceparent
 from invochain_client.client import AsyncClient, Client, stack_addresses
-from invochain_client.errors import InvochainError, OutcomeUnknown
+from invochain_client.errors import InvochainError
 from invochain_client.invoices import Issued
 from invochain_client.money import line, percent_milli, quantity_milli, quantity_text, rupees, rupees_milli, rupees_text
+from invochain_client.outcome import OutcomeUnknown
 from invochain_client.retrying import Timing
 from invochain_client.stock import Settled
 from invochain_client.wire import VERSION as __version__

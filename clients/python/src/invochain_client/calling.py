@@ -16,20 +16,19 @@ import uuid
 from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine, Iterable
 from contextvars import ContextVar
 from dataclasses import dataclass
-from typing import Any, Generic, TypeAlias, TypeVar
+from typing import Any, Generic, TypeVar
 
 from google.protobuf.message import Message
 
-from invochain_client.errors import InvochainError, OutcomeUnknown, Refusal, error_of
+from invochain_client.errors import InvochainError, error_of
+from invochain_client.outcome import OutcomeUnknown
+from invochain_client.refusal import Refusal
 from invochain_client.retrying import FINAL, UNKNOWN, Budget, Timing, in_trouble, may_repeat, pause_s
 from invochain_client.session import Session
 from invochain_client.wire import Failed, Method, Reply, Wire
 
 M = TypeVar("M", bound=Message)
 T = TypeVar("T")
-
-# Finds out what became of a change; True ends its key for good if nothing is decided.
-Fate: TypeAlias = Callable[[bool], Coroutine[Any, Any, "Answer[Any]"]]
 
 # The W3C trace context of the caller, for code without a tracing library: traceparent.set("00-…").
 traceparent: ContextVar[str | None] = ContextVar("traceparent", default=None)

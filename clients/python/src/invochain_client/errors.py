@@ -3,7 +3,8 @@
     try: client.invoices.create(invoice)
     except InsufficientStock as short: order_more(short.sku, short.asked_milli - short.free_milli)
     except ValidationFailed as bad: show(bad.violations)
-    except OutcomeUnknown as unknown: later(unknown.key)
+
+Neither yes nor no is OutcomeUnknown (outcome.py).
 
 Every reason of the contract's ErrorReason has a class here (a test holds the two to each other); a reason that this
 release does not know yet is told by the class of its code. Switch on classes or on `reason`; messages may change.
@@ -12,66 +13,10 @@ release does not know yet is told by the class of its code. Switch on classes or
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from decimal import Decimal
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import Any, ClassVar
 
-import grpc
-from google.rpc import error_details_pb2, status_pb2
-
-if TYPE_CHECKING:
-    from invochain_client.calling import Fate
-
-DOMAIN = "invochain"
-
-
-@dataclass(frozen=True, slots=True)
-class Violation:
-    """One broken rule: proto path (`invoice.lines[2].hsn`), code of the rule, words."""
-
-    field: str
-    code: str
-    description: str
-
-
-@dataclass(frozen=True, slots=True)
-class Refusal:
-    """A failed call as it came over the wire."""
-
-    # Name of the gRPC status code.
-    code: str
-    message: str
-    # Name in ErrorReason; empty when no InvoChain service answered.
-    reason: str = ""
-    facts: Mapping[str, str] = field(default_factory=dict)
-    violations: tuple[Violation, ...] = ()
-    # How long the server asks to wait before the same call with the same key, seconds.
-    retry_after_s: float | None = None
-    # Finds the log lines.
-    request_id: str = ""
-    # The refusal was decided by an earlier call with this key.
-    replayed: bool = False
-
-
-def read(status: status_pb2.Status, *, request_id: str = "", replayed: bool = False) -> Refusal:
-    """A refusal from google.rpc.Status."""
-    info, bad, retry = error_details_pb2.ErrorInfo(), error_details_pb2.BadRequest(), error_details_pb2.RetryInfo()
-    reason, wait_s = "", None
-    facts: dict[str, str] = {}
-    violations: tuple[Violation, ...] = ()
-    for detail in status.details:
-        if detail.Unpack(info) and info.domain == DOMAIN:
-            reason, facts = info.reason, dict(info.metadata)
-        elif detail.Unpack(bad):
-            violations = tuple(Violation(v.field, v.reason, v.description) for v in bad.field_violations)
-        elif detail.Unpack(retry):
-            # The last one counts: a wait that the refusal itself knows is put behind the usual one.
-            wait_s = retry.retry_delay.ToMilliseconds() / 1_000
-    code = _CODE_NAMES.get(status.code, "UNKNOWN")
-    return Refusal(code, status.message, reason, facts, violations, wait_s, request_id, replayed)
-
-
-_CODE_NAMES: dict[int, str] = {code.value[0]: code.name for code in grpc.StatusCode}
+from invochain_client.refusal import Refusal, Violation
 
 
 class InvochainError(Exception):
@@ -422,71 +367,6 @@ class InternalError(Internal, reason="INTERNAL"):
 
 class InvariantBroken(DataLoss, reason="INVARIANT_BROKEN"):
     """An invariant is broken over there; its operators are paged."""
-
-
-# ---------------------------------------------------------------- neither yes nor no
-
-
-class OutcomeUnknown(InvochainError):
-    """The change may have been made or not: some attempt had no answer, and repeating it came to no answer either.
-
-    Keep `key` with what the call was for. The same call with the same key, at any later time, finds out (and does it if
-    it was not done); `resolve` asks now. `__cause__` is the last failure.
-    """
-
-    def __init__(self, cause: InvochainError, operation: str, key: str, fate: Fate, *, blocking: bool) -> None:
-        super().__init__(cause.refusal)
-        self.cause = cause
-        # For example invoice.create.
-        self.operation = operation
-        # The idempotency key; empty for a call that takes none.
-        self.key = key
-        self._fate, self._blocking = fate, blocking
-
-    def __str__(self) -> str:
-        key = f" with the key {self.key}" if self.key else ""
-        return f"it is not known whether {self.operation}{key} was done; repeat it with this key ({self.cause})"
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        # The way to ask is bound to open channels: elsewhere, the same call with the same key finds out.
-        return (_told_elsewhere, (self.cause, self.operation, self.key))
-
-    def resolve(self, *, cancel: bool = False) -> Any:
-        """Finds out: the Answer if it was done; raises the refusal if it was refused for good.
-
-        What GetOperation knows (invoice.*) is asked, without doing it; if nothing is decided yet, OutcomeUnknown is
-        raised again, or, with `cancel`, the key is ended for good and CancelledByClient raised: then it was not and
-        never will be done. Other operations are repeated with the same key, and cannot be cancelled (ValueError).
-        Where nobody can be asked, that is raised: Unavailable, DeadlineExceeded.
-        """
-        if not self._blocking:
-            raise TypeError("this was raised by an AsyncClient: await resolve_async() instead")
-        from invochain_client.blocking import run_now
-
-        return run_now(self._ask(cancel))
-
-    async def resolve_async(self, *, cancel: bool = False) -> Any:
-        """`resolve` for what an AsyncClient raised."""
-        if self._blocking:
-            raise TypeError("this was raised by a Client: call resolve() instead")
-        return await self._ask(cancel)
-
-    async def _ask(self, cancel: bool) -> Any:
-        try:
-            return await self._fate(cancel)
-        except Undecided:
-            raise self  # noqa: B904 - its cause stays the failure it began with
-
-
-class Undecided(Exception):
-    """GetOperation knows of no decision. Seen inside OutcomeUnknown only."""
-
-
-def _told_elsewhere(cause: InvochainError, operation: str, key: str) -> OutcomeUnknown:
-    async def fate(cancel: bool) -> Any:
-        raise TypeError(f"this came from another process: repeat {operation} with the key {key!r}")
-
-    return OutcomeUnknown(cause, operation, key, fate, blocking=True)
 
 
 def _names(text: str) -> tuple[str, ...]:

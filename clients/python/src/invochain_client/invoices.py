@@ -12,12 +12,15 @@ from invochain_client import errors
 from invochain_client.api.invoice.v1 import invoice_service_pb2 as pb
 from invochain_client.blocking import blocking, iterating
 from invochain_client.calling import Answer, Caller, fresh_key
-from invochain_client.types import Invoice, InvoiceSide, InvoiceView, Operation, ValidateInvoiceResponse
+from invochain_client.outcome import Undecided
+from invochain_client.refusal import read
+from invochain_client.types import Explanation, Invoice, InvoiceSide, InvoiceView, Operation, ValidateInvoiceResponse
 from invochain_client.wire import Method
 
 CREATE = Method("invoice", "CreateInvoice", pb.Invoice)
 CREATE_MANY = Method("invoice", "BatchCreateInvoices", pb.BatchCreateInvoicesResponse)
 VALIDATE = Method("invoice", "ValidateInvoice", pb.ValidateInvoiceResponse)
+EXPLAIN = Method("invoice", "ExplainInvoice", pb.Explanation)
 GET = Method("invoice", "GetInvoice", pb.Invoice)
 LIST = Method("invoice", "ListInvoices", pb.ListInvoicesResponse)
 ACCEPT = Method("invoice", "AcceptInvoice", pb.Invoice)
@@ -84,7 +87,7 @@ class AsyncInvoices:
             Issued(
                 key,
                 result.invoice if result.HasField("invoice") else None,
-                errors.error_of(errors.read(result.error, request_id=answer.request_id, replayed=result.replayed))
+                errors.error_of(read(result.error, request_id=answer.request_id, replayed=result.replayed))
                 if result.HasField("error")
                 else None,
                 result.replayed,
@@ -95,6 +98,14 @@ class AsyncInvoices:
     async def validate(self, invoice: Invoice, *, timeout_s: float | None = None) -> ValidateInvoiceResponse:
         """Every check of `create`, and what would be issued; stores nothing, takes nothing, needs no key."""
         return await self._caller.read(VALIDATE, pb.ValidateInvoiceRequest(invoice=invoice), timeout_s)
+
+    async def explain(self, invoice: Invoice | str, *, timeout_s: float | None = None) -> Explanation:
+        """Which rate row, date and rule gave each figure of an invoice: a stored one by its id, or a proposed one."""
+        if isinstance(invoice, str):
+            request = pb.ExplainInvoiceRequest(invoice_id=invoice)
+        else:
+            request = pb.ExplainInvoiceRequest(invoice=invoice)
+        return await self._caller.read(EXPLAIN, request, timeout_s)
 
     async def get(self, invoice_id: str, *, timeout_s: float | None = None) -> Invoice:
         """An invoice that the caller sold or bought, with its lines. Raises InvoiceNotFound."""
@@ -216,8 +227,8 @@ class AsyncInvoices:
         if found.state == pb.SUCCEEDED:
             return Answer(found.invoice, replayed=True, key=key, attempts=1, request_id="")
         if found.state == pb.FAILED:
-            raise errors.error_of(errors.read(found.error, replayed=True))
-        raise errors.Undecided
+            raise errors.error_of(read(found.error, replayed=True))
+        raise Undecided
 
 
 class Invoices:
@@ -229,6 +240,7 @@ class Invoices:
     create = blocking(AsyncInvoices.create)
     create_many = blocking(AsyncInvoices.create_many)
     validate = blocking(AsyncInvoices.validate)
+    explain = blocking(AsyncInvoices.explain)
     get = blocking(AsyncInvoices.get)
     list = iterating(AsyncInvoices.list)
     accept = blocking(AsyncInvoices.accept)

@@ -10,7 +10,7 @@ import threading
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from invochain_client.errors import Refusal
+from invochain_client.refusal import Refusal
 
 NO_ANSWER = frozenset({"UNAVAILABLE", "DEADLINE_EXCEEDED"})
 ON_REQUEST = frozenset({"ABORTED", "RESOURCE_EXHAUSTED"})
@@ -45,25 +45,24 @@ class Budget:
     """Keeps repeats from drowning a service in trouble (gRPC A6): a bucket of 10, -1 for each attempt without an
     answer, +0.1 for each answer, and no repeats while it is half empty. One for each service; threads share it."""
 
-    MAX = 10.0
-    EARNED = 0.1
+    # In tenths.
+    MAX, EARNED, COST = 100, 1, 10
 
     def __init__(self) -> None:
-        self._tokens = self.MAX
+        self._tenths = self.MAX
         self._lock = threading.Lock()
 
     def answered(self) -> None:
         with self._lock:
-            self._tokens = min(self.MAX, self._tokens + self.EARNED)
+            self._tenths = min(self.MAX, self._tenths + self.EARNED)
 
     def unanswered(self) -> None:
         with self._lock:
-            self._tokens = max(0.0, self._tokens - 1)
+            self._tenths = max(0, self._tenths - self.COST)
 
     @property
     def allows(self) -> bool:
-        with self._lock:
-            return self._tokens > self.MAX / 2
+        return self._tenths > self.MAX // 2
 
 
 def may_repeat(refusal: Refusal) -> bool:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field, replace
 
 from invochain_client.api.merchant.v1 import merchant_service_pb2 as pb
-from invochain_client.errors import Refusal
+from invochain_client.refusal import Refusal
 from invochain_client.retrying import Timing
 from invochain_client.wire import Failed, Method, Wire
 

@@ -10,6 +10,7 @@ from invochain_client.api.inventory.v1 import inventory_service_pb2 as pb
 from invochain_client.blocking import blocking, iterating
 from invochain_client.calling import Answer, Caller
 from invochain_client.money import Exact, quantity_milli
+from invochain_client.refusal import read
 from invochain_client.types import Movement, PendingReservation, Reservation, ReservationItem, Stock, StockAdjustment
 from invochain_client.wire import Method
 
@@ -157,7 +158,7 @@ def _settled(answer: Answer[pb.SettleReservationsResponse]) -> list[Settled]:
         Settled(
             one.reservation_id,
             one.state,
-            errors.error_of(errors.read(one.error, request_id=answer.request_id)) if one.HasField("error") else None,
+            errors.error_of(read(one.error, request_id=answer.request_id)) if one.HasField("error") else None,
         )
         for one in answer.message.results
     ]

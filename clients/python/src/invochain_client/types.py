@@ -21,6 +21,7 @@ from invochain_client.api.inventory.v1.inventory_service_pb2 import (
 from invochain_client.api.invoice.v1.invoice_service_pb2 import (
     ComplianceStatus,
     DocumentType,
+    Explanation,
     Invoice,
     InvoiceLine,
     InvoiceSide,
@@ -54,6 +55,7 @@ __all__ = [
     "ComplianceStatus",
     "Date",
     "DocumentType",
+    "Explanation",
     "FieldMask",
     "Invoice",
     "InvoiceLine",

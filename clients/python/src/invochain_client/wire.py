@@ -18,7 +18,7 @@ import grpc.aio
 from google.protobuf.message import Message
 from google.rpc import status_pb2
 
-from invochain_client.errors import Refusal, read
+from invochain_client.refusal import Refusal, read
 
 M = TypeVar("M", bound=Message)
 VERSION = "0.1.0"
