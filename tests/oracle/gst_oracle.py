@@ -11,7 +11,7 @@ import datetime
 import decimal
 import re
 from decimal import ROUND_CEILING, ROUND_FLOOR, ROUND_HALF_UP, Decimal
-from functools import cache
+from functools import lru_cache
 from pathlib import Path
 
 DATA = Path(__file__).parents[2] / "core-rs" / "core" / "data"
@@ -74,7 +74,7 @@ def check_character(first14: str) -> str:
     return ALPHABET[(36 - total % 36) % 36]
 
 
-@cache
+@lru_cache(maxsize=100_000)
 def gstin(text: str | None) -> tuple[str | None, str | None]:
     """(kind, None) or (None, code of the first fault)."""
     if text == "URP":
@@ -96,7 +96,7 @@ def gstin(text: str | None) -> tuple[str | None, str | None]:
 # ---- small readers ------------------------------------------------------------------------------------------------
 
 
-@cache
+@lru_cache(maxsize=100_000)
 def is_date(text: str | None) -> bool:
     if not isinstance(text, str) or not re.fullmatch(r"[0-9]{4}-[0-9]{2}-[0-9]{2}", text):
         return False
@@ -110,7 +110,7 @@ def is_date(text: str | None) -> bool:
 NUMBER = re.compile(r"-?(0|[1-9][0-9]*)(\.[0-9]+)?")
 
 
-@cache
+@lru_cache(maxsize=100_000)
 def read_number(text: object, places: int, maximum: Decimal, is_round_off: bool) -> Decimal | str:
     """The number, or the code of its first fault (G36)."""
     if not isinstance(text, str) or not NUMBER.fullmatch(text):
