@@ -24,6 +24,9 @@ const UPDATE_TIME: u32 = 39;
 const ALLOWED_ACTIONS: u32 = 40;
 const STATE_REASON: u32 = 43;
 
+/// Enough to see what was meant.
+const FOUND_CHARS_MAX: usize = 60;
+
 /// Who does something to an invoice, and when.
 #[derive(Clone, Copy, Debug)]
 pub struct Act<'a> {
@@ -278,12 +281,11 @@ pub fn series_prefix(draft: &Draft) -> String {
     )
 }
 
-/// A violation in one sentence.
+/// A violation in one sentence. What was found is shown in short: a refusal travels in headers, which are bounded.
 pub fn describe(violation: &crate::gst::Violation) -> String {
-    let found = if violation.found.is_empty() {
-        "nothing"
-    } else {
-        &violation.found
+    let found = match violation.found.as_str() {
+        "" => "nothing".to_owned(),
+        text => shown(text),
     };
     match violation.wanted.as_str() {
         "" => format!("found {found} ({})", violation.law),
@@ -291,10 +293,40 @@ pub fn describe(violation: &crate::gst::Violation) -> String {
     }
 }
 
+/// The first characters of a text, control characters escaped: it ends in logs and on terminals.
+fn shown(text: &str) -> String {
+    let mut out = String::with_capacity(text.len().min(FOUND_CHARS_MAX));
+    let mut chars = text.chars();
+    for c in chars.by_ref().take(FOUND_CHARS_MAX) {
+        if c.is_control() {
+            out.extend(c.escape_default());
+        } else {
+            out.push(c);
+        }
+    }
+    if chars.next().is_some() {
+        out.push('…');
+    }
+    out
+}
+
 fn timestamp<'a>(micros: i64) -> Timestamp<'a> {
     Timestamp {
         seconds: micros.div_euclid(1_000_000),
         nanos: i32::try_from(micros.rem_euclid(1_000_000) * 1_000).unwrap_or(0),
         ..Default::default()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_was_found_is_shown_in_short_and_without_control_characters() {
+        assert_eq!(shown("27AAPFU0939F1ZV"), "27AAPFU0939F1ZV");
+        assert_eq!(shown("a\0b\u{1b}[31m"), "a\\u{0}b\\u{1b}[31m");
+        assert_eq!(shown(&"क".repeat(60)), "क".repeat(60));
+        assert_eq!(shown(&"क".repeat(61)), format!("{}…", "क".repeat(60)));
     }
 }

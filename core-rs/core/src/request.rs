@@ -5,6 +5,7 @@
 //! Source: PROTOCOL sections 2 and 3 (step 0), API sections 2 and 3.
 
 use crate::contract::{CivilDate, CreateInvoiceRequest, Invoice, InvoiceLine, Party, Totals};
+use crate::gst::gstin::Gstin;
 use crate::gst::{self, Computed, Context, Date, Given, Mode, PathForm, Policy, Tables, Violation};
 use crate::identity::{self, Fingerprint, Id};
 use crate::wire::{Malformed, Message};
@@ -123,7 +124,7 @@ pub fn draft<'p>(
     let fingerprint = fingerprint(&invoice);
     let mut document = document_of(&invoice);
     let mut prior = Vec::new();
-    check_texts(&invoice, &mut prior);
+    check_texts(&invoice, asked.tables, &mut prior);
     check_seller(&invoice, asked.seller, &mut prior);
     if !matches!(
         document.doc_type,
@@ -236,7 +237,10 @@ pub fn explain(raw: &[u8], tables: &Tables) -> Result<gst::explain::Explanation,
     };
     let mut explained = gst::explain::explain(&document_of(&invoice), &context, Vec::new())
         .map_err(Refused::Violations)?;
-    let figures = explained.lines.iter_mut().flat_map(|line| &mut line.figures);
+    let figures = explained
+        .lines
+        .iter_mut()
+        .flat_map(|line| &mut line.figures);
     for figure in figures.chain(&mut explained.totals) {
         figure.path = gst::paths::in_form(std::mem::take(&mut figure.path), PathForm::Api);
     }
@@ -452,7 +456,7 @@ fn check_seller(invoice: &Invoice<'_>, seller: &Profile, found: &mut Vec<Violati
 }
 
 /// What the contract asks of texts; the GST rules ask for nothing here.
-fn check_texts(invoice: &Invoice<'_>, found: &mut Vec<Violation>) {
+fn check_texts(invoice: &Invoice<'_>, tables: &Tables, found: &mut Vec<Violation>) {
     let server_set = [
         ("invoice_id", !invoice.invoice_id.is_empty()),
         ("merchant_id", !invoice.merchant_id.is_empty()),
@@ -519,8 +523,38 @@ fn check_texts(invoice: &Invoice<'_>, found: &mut Vec<Violation>) {
             check_party(name, party, found);
         }
     }
+    for (name, place) in [
+        ("ship_to", &invoice.ship_to),
+        ("dispatch_from", &invoice.dispatch_from),
+    ] {
+        if let Some(place) = place {
+            check_place(name, place, tables, found);
+        }
+    }
     for (index, line) in invoice.lines.iter().enumerate() {
         check_line(index, line, found);
+    }
+}
+
+/// Where goods go to or come from is printed only; the rules of the law judge seller and buyer.
+fn check_place(name: &str, place: &Party<'_>, tables: &Tables, found: &mut Vec<Violation>) {
+    if !place.gstin.is_empty() {
+        if let Err(fault) = Gstin::read(place.gstin, tables) {
+            found.push(violation(
+                &format!("{name}.gstin"),
+                fault.code(),
+                place.gstin,
+                "a registration, URP, or nothing",
+            ));
+        }
+    }
+    if !place.state.is_empty() && tables.states.get(place.state).is_none() {
+        found.push(violation(
+            &format!("{name}.state"),
+            "STATE_CODE_INVALID",
+            place.state,
+            "a two-digit state code, or nothing",
+        ));
     }
 }
 

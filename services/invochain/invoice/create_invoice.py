@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from invochain import core
@@ -22,16 +22,17 @@ from invochain.errors import (
     Refusal,
     SagaAborted,
     Told,
-    ValidationFailed,
 )
 from invochain.invoice import decide
 from invochain.invoice.inventory_port import Hold
-from invochain.invoice.invoice import CREATE, BatchRefused
+from invochain.invoice.invoice import CREATE, BatchRefused, InvoiceInvalid
 from invochain.invoice.outcomes import Asked, refused, success
-from invochain.invoice.room import InvoiceRoom, SeriesKey
+from invochain.invoice.room import InvoiceRoom, SeriesKey, Waiting
 
 # DECIDE is started only with this much left to its caller (PROTOCOL 13).
 DECIDE_NEEDS_S = 0.5
+# Items of a busy series that are decided together; as many as a batch has at most by default.
+LANE_ITEMS_MAX = 500
 
 
 @dataclass(slots=True)
@@ -128,7 +129,7 @@ async def check(
     for position, what in drafts.malformed:
         calls[position].refuse(MalformedRequest(what))
     for position, violations in drafts.violations:
-        calls[position].refuse(ValidationFailed([FieldViolation(*violation) for violation in violations]))
+        calls[position].refuse(InvoiceInvalid([FieldViolation(*violation) for violation in violations]))
     for position, _ in (*drafts.sellers_not_looked_up, *drafts.buyers_not_looked_up):
         calls[position].refuse(DependencyDown("the merchant directory"))
     return Work(calls, drafts, [1] * len(calls), clock.monotonic()), drafts.live
@@ -157,9 +158,7 @@ async def issue(room: InvoiceRoom, work: Work, at: list[int], *, second_try: boo
     at = [position for position in at if position not in work.tombstoned and _in_time(work, position)]
     if at:
         await run_isolating_poison(at, one_transaction, lambda failed, why: _fail(work, failed, why))
-    for key, busy in lanes.items():
-        room.spawn(run_lane(room, work, key, busy))
-    handed = [work.calls[position] for busy in lanes.values() for position in busy]
+    handed = to_lanes(room, work, lanes)
     for day, positions in other_day.items():
         handed += await _on_another_day(room, work, positions, day)
     if again and not second_try:
@@ -234,8 +233,36 @@ async def settle_one_batch(room: InvoiceRoom, work: Work, at: list[int], *, wait
         return await decide.after_unknown_commit(room, work, at)
 
 
-async def run_lane(room: InvoiceRoom, work: Work, key: SeriesKey, at: list[int]) -> None:
-    """The items of a busy series wait here for its counter, and delay nobody else."""
+def to_lanes(room: InvoiceRoom, work: Work, busy: Mapping[SeriesKey, list[int]]) -> list[Call]:
+    """Hands items of busy series to their lanes, which delay nobody else; returns their calls."""
+    for key, positions in busy.items():
+        waiting = [Waiting(work.calls[p], work.attempt[p], p in work.held, work.started) for p in positions]
+        if key in room.lanes:
+            room.lanes[key] += waiting
+        else:
+            room.lanes[key] = waiting
+            room.spawn(run_lane(room, key))
+    return [work.calls[position] for positions in busy.values() for position in positions]
+
+
+async def run_lane(room: InvoiceRoom, key: SeriesKey) -> None:
+    """Decides what waits for a series, batch after batch, until nothing waits."""
+    try:
+        while waiting := room.lanes[key]:
+            room.lanes[key] = waiting[LANE_ITEMS_MAX:]
+            await _one_lane_batch(room, waiting[:LANE_ITEMS_MAX])
+    finally:
+        del room.lanes[key]
+
+
+async def _one_lane_batch(room: InvoiceRoom, waiting: Sequence[Waiting]) -> None:
+    """One transaction that waits for the counter. The requests came from several batches: one crossing makes them one."""
+    calls = [one.call for one in waiting]
+    work, live = await check(room, calls)
+    work.attempt = [one.attempt for one in waiting]
+    work.held = {position for position, one in enumerate(waiting) if one.held}
+    work.started = min(one.started for one in waiting)
+    asked = _asked(work, live)
 
     async def one_transaction(positions: Sequence[int]) -> None:
         verdict = await settle_one_batch(room, work, list(positions), wait=True)
@@ -244,19 +271,18 @@ async def run_lane(room: InvoiceRoom, work: Work, key: SeriesKey, at: list[int])
         for day, positions_of_day in verdict.other_day.items():
             await _on_another_day(room, work, positions_of_day, day)
 
-    asked = _asked(work, at)
     try:
-        async with asyncio.timeout(TASK_LIFE_S), room.lanes[key]:
-            at = [p for p in at if _in_time(work, p)]
+        async with asyncio.timeout(TASK_LIFE_S):
+            at = [p for p in live if _in_time(work, p)]
             if at:
                 await run_isolating_poison(at, one_transaction, lambda failed, why: _fail(work, failed, why))
     except TimeoutError:
-        _fail(work, at, DeadlineTooShort("while it waited for its series"))
+        _fail(work, live, DeadlineTooShort("while it waited for its series"))
     finally:
-        for position in at:
-            if not work.calls[position].answer.done():
-                work.refuse(position, InternalError(work.calls[position].request_id))
-        outcome_of = {id(work.calls[p]): work.final.get(p) for p in range(len(work.calls))}
+        for position in live:
+            if not calls[position].answer.done():
+                work.refuse(position, InternalError(calls[position].request_id))
+        outcome_of = {id(calls[p]): work.final.get(p) for p in range(len(calls))}
         room.outcomes.settle(asked, lambda call: outcome_of.get(id(call)))
 
 

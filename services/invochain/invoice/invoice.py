@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from invochain.api.invoice.v1 import invoice_events_pb2 as events
 from invochain.api.invoice.v1 import invoice_service_pb2 as api
-from invochain.errors import Code, Refusal, Retry
+from invochain.errors import Code, FieldViolation, Refusal, Retry, ValidationFailed
 
 CREATE = "invoice.create"
 ISSUED_TYPE = "invochain.invoice.issued.v1"
@@ -72,6 +72,26 @@ def state_number(state: str) -> int:
 def allowed_actions(state: str, *, seller: bool, buyer: bool) -> list[str]:
     """What a party may do with an invoice in this state."""
     return [move.action for move in MOVES if state in move.starts and (buyer if move.by_buyer else seller)]
+
+
+# An error's details travel in response headers, of which a peer takes 8 KiB (gRPC's default), in base64.
+VIOLATION_BYTES_MAX = 4_500
+
+
+@dataclass(eq=False)
+class InvoiceInvalid(ValidationFailed):
+    """The rules that an invoice breaks. The details list as many as fit into an error, and the message counts them all;
+    ValidateInvoice lists all."""
+
+    def violations(self) -> Sequence[FieldViolation]:
+        room = VIOLATION_BYTES_MAX
+        fitting = []
+        for one in self.broken:
+            room -= len(one.field.encode()) + len(one.code) + len(one.description.encode()) + 16
+            if room < 0:
+                break
+            fitting.append(one)
+        return fitting or self.broken[:1]
 
 
 @dataclass(eq=False)

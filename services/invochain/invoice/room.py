@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-from collections import defaultdict
 from collections.abc import Coroutine
 from dataclasses import dataclass, field
 from typing import Any
 
+from invochain.chassis.call import Call
 from invochain.chassis.pages import Pages
 from invochain.chassis.postgres import Postgres
 from invochain.invoice.inventory_port import InventoryPort
@@ -17,6 +17,16 @@ from invochain.invoice.settle_holds import Settlers
 
 SeriesKey = tuple[bytes, str, str, str]
 """merchant_id, seller GSTIN, financial year, prefix."""
+
+
+@dataclass(slots=True)
+class Waiting:
+    """A call whose series is busy, and what is known of it."""
+
+    call: Call
+    attempt: int
+    held: bool
+    started: float
 
 
 @dataclass
@@ -32,8 +42,8 @@ class InvoiceRoom:
     pages: Pages
     # Series whose counter row is known to exist.
     series: set[SeriesKey] = field(default_factory=set)
-    # A busy series has one batch in flight: its lane.
-    lanes: defaultdict[SeriesKey, asyncio.Lock] = field(default_factory=lambda: defaultdict(asyncio.Lock))
+    # What waits for a busy series; it has one batch in flight, and the next one takes all that wait (PROTOCOL 9).
+    lanes: dict[SeriesKey, list[Waiting]] = field(default_factory=dict)
     _tasks: set[asyncio.Task[None]] = field(default_factory=set)
 
     def spawn(self, work: Coroutine[Any, Any, None]) -> None:
