@@ -11,7 +11,7 @@ use invochain_core::contract::{
     CivilDate, CreateInvoiceRequest, Invoice, InvoiceLine, Party, Totals,
 };
 use invochain_core::gst::{check_into, Computed, Context, Date, Mode, PathForm, Tables};
-use invochain_core::request::{document_of, fingerprint};
+use invochain_core::request::{document_of, draft, fingerprint, Asked, Known, Profile};
 use invochain_core::wire::Message;
 
 const ROUNDS: usize = 300;
@@ -75,14 +75,18 @@ enum Stage {
     Decode,
     Check,
     Hash,
+    /// Decode, check, hash: what the law and the identity cost.
     All,
+    /// Everything a request becomes before the database is asked (request.rs).
+    Draft,
 }
 
-const STAGES: [(&str, Stage); 4] = [
+const STAGES: [(&str, Stage); 5] = [
     ("decode", Stage::Decode),
     ("check", Stage::Check),
     ("hash", Stage::Hash),
     ("all", Stage::All),
+    ("draft", Stage::Draft),
 ];
 
 struct Bench {
@@ -129,6 +133,24 @@ impl Bench {
                 let invoice = request.invoice.as_ref().expect("an invoice");
                 for _ in 0..times {
                     black_box(fingerprint(black_box(invoice)));
+                }
+            }
+            Stage::Draft => {
+                let seller = Profile {
+                    gstin: "27AAPFU0939F1ZV".to_owned(),
+                    state: "27".to_owned(),
+                    taxpayer_type: 1,
+                    ..Profile::default()
+                };
+                let asked = Asked {
+                    merchant_id: [7; 16],
+                    key: "0123456789abcdef",
+                    today: Date::new(2026, 11, 22).expect("a day"),
+                    tables: Tables::builtin(),
+                    seller: &seller,
+                };
+                for _ in 0..times {
+                    black_box(draft(black_box(&raw), &asked, |_| Known::No).expect("lawful"));
                 }
             }
             Stage::All => {
