@@ -256,7 +256,7 @@ async def run_lane(room: InvoiceRoom, key: SeriesKey) -> None:
 
 
 async def _one_lane_batch(room: InvoiceRoom, waiting: Sequence[Waiting]) -> None:
-    """One transaction that waits for the counter. The requests came from several batches: one crossing makes them one."""
+    """One transaction that waits for the counter. The requests are of several batches: one crossing makes them one."""
     calls = [one.call for one in waiting]
     work, live = await check(room, calls)
     work.attempt = [one.attempt for one in waiting]
