@@ -404,3 +404,23 @@ fn a_round_off_off_the_wire_stays_within_a_hundred_rupees() {
         );
     }
 }
+
+#[test]
+fn in_nic_a_claimed_gross_stands_and_is_not_computed() {
+    let nic = Context {
+        mode: Mode::Nic,
+        ..context()
+    };
+    let far_off = [
+        ("/items/0/qty", json!("9999999999")),
+        ("/items/0/unit_price", json!("999999999999")),
+    ];
+    let value = bent(&far_off);
+    assert_eq!(
+        codes(&judged(&value, &nic, Policy::Enforce).expect_err("refused")),
+        ["AMOUNT_OVERFLOW"]
+    );
+    let mut claimed = value;
+    claimed["items"][0]["gross"] = json!("100.00");
+    assert_eq!(judged(&claimed, &nic, Policy::Enforce), Ok(Vec::new()));
+}
