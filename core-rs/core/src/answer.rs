@@ -92,7 +92,7 @@ pub fn issue(draft: &Draft, decided: &Decided<'_>) -> Written {
             put_bytes(3, describe(violation).as_bytes(), out);
         });
     }
-    let hold = (!draft.stock.is_empty()).then(|| Hold {
+    let hold = (!draft.stock.is_empty()).then_some(Hold {
         rid: draft.rid,
         attempt: decided.attempt,
         fingerprint: &draft.fingerprint,

@@ -585,7 +585,8 @@ fn check_party(name: &str, party: &Party<'_>, found: &mut Vec<Violation>) {
     for (field, text, min, max) in texts {
         chars(&format!("{name}.{field}"), text, min, max, found);
     }
-    if !party.phone.is_empty() && !((6..=12).contains(&party.phone.len()) && digits(party.phone)) {
+    let phone_is_sound = (6..=12).contains(&party.phone.len()) && digits(party.phone);
+    if !party.phone.is_empty() && !phone_is_sound {
         found.push(violation(
             &format!("{name}.phone"),
             "PHONE_INVALID",
@@ -616,7 +617,8 @@ fn check_party(name: &str, party: &Party<'_>, found: &mut Vec<Violation>) {
             found,
         );
         let pin = address.pin_code;
-        if !pin.is_empty() && !(pin.len() == 6 && digits(pin) && !pin.starts_with('0')) {
+        let pin_is_sound = pin.len() == 6 && digits(pin) && !pin.starts_with('0');
+        if !pin.is_empty() && !pin_is_sound {
             found.push(violation(
                 &format!("{name}.address.pin_code"),
                 "PIN_INVALID",

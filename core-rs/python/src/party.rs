@@ -1,6 +1,6 @@
 //! Registration numbers for Python. Docs and types: `services/invochain/_core.pyi`.
 use invochain_core::gst::date::Date;
-use invochain_core::gst::gstin::{Gstin, check_char};
+use invochain_core::gst::gstin::{check_char, Gstin};
 use invochain_core::gst::tables::{Liveness, Tables};
 use pyo3::exceptions::PyValueError;
 use pyo3::prelude::*;
