@@ -55,6 +55,14 @@ class TestAToken:
         sent = merchant_pb.RefreshTokenRequest.FromString(wire.of("RefreshToken")[0].request)
         assert sent.refresh_token == "refresh-1"
 
+    def test_is_fetched_within_an_attempts_time_and_the_calls(self):
+        """5 s for a sign-in, less if the call has less left."""
+        wire = ScriptedWire()
+        signed(wire).get("an-invoice")
+        signed(wire).get("an-invoice", timeout_s=3)
+
+        assert [one.within_s for one in wire.of("SignIn")] == [5.0, 3.0]
+
     def test_counts_from_before_it_was_asked_for(self):
         """A slow sign-in shortens the token's use, never lengthens it."""
         pair = merchant_pb.TokenPair(access_token="slow", refresh_token="r", expires_in=900)

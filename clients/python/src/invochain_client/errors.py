@@ -60,7 +60,7 @@ class InvochainError(Exception):
 
     @property
     def violations(self) -> tuple[Violation, ...]:
-        """Every broken rule; empty but for ValidationFailed."""
+        """The broken rules; empty but for ValidationFailed."""
         return self.refusal.violations
 
     @property
@@ -147,7 +147,8 @@ class UnexpectedCode(InvochainError):
 
 
 class ValidationFailed(InvalidArgument, reason="VALIDATION_FAILED"):
-    """Rules are broken; `violations` lists all of them."""
+    """Rules are broken; `violations` lists them, as many as fit into an error (the message counts them all;
+    `invoices.validate` lists all)."""
 
     def __str__(self) -> str:
         return "; ".join([super().__str__(), *(f"{v.field}: {v.code}" for v in self.violations)])

@@ -61,7 +61,7 @@ class AsyncInvoices:
     ) -> Answer[Invoice]:
         """Issues an invoice and takes the stock it sells, wholly or not at all.
 
-        Raises ValidationFailed (every broken rule), SkuNotFound, InsufficientStock, UnitMismatch, NumberTaken,
+        Raises ValidationFailed (the broken rules), SkuNotFound, InsufficientStock, UnitMismatch, NumberTaken,
         KeyReused, OutcomeUnknown.
         """
         request = pb.CreateInvoiceRequest(invoice=invoice)
