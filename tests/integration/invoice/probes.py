@@ -213,7 +213,8 @@ async def hold_states(market: Market, who: Trader) -> dict[int, str]:
     """Attempt -> state of a merchant's holds (of one request)."""
     rows = await market.sql(
         "inventory",
-        "SELECT attempt, state FROM reservation WHERE merchant_id = $1::text::uuid ORDER BY attempt",
+        """SELECT attempt, state FROM reservation WHERE merchant_id = $1::text::uuid AND resolver = 'INVOICE'
+           ORDER BY attempt""",
         who.merchant.merchant_id,
     )
     return {row["attempt"]: row["state"] for row in rows}

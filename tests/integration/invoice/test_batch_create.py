@@ -219,7 +219,7 @@ class TestAllOrNothing:
         assert (await market.issue(seller, requests[2], keys[2])).number == "B/2"
 
     async def test_item_may_go_on_alone(self, market, seller, buyer):
-        """A key told BATCH_REFUSED is retryable: alone it is issued; and, the stock gone, it gets a definite refusal."""
+        """A key told BATCH_REFUSED is retryable: alone it is issued; or, the stock gone, refused for good."""
         keys = [fresh_key(), fresh_key(), fresh_key()]
         requests = [
             market.invoice(buyer),

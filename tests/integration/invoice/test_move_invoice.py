@@ -159,7 +159,7 @@ class TestAnIllegalMove:
         assert await read(market, pair[side], invoice_id) == before
 
     async def test_is_final_for_its_key(self, market, pair):
-        """INVALID_STATE stays the answer of its key, with Redis and without, also when the state would allow it later."""
+        """INVALID_STATE stays the answer of its key, with Redis and without, also once the state would allow it."""
         invoice_id = await in_state(market, pair, "ISSUED")
         key = fresh_key()
         first = await move(market, "decline_edit", pair["seller"], invoice_id, key)

@@ -128,7 +128,7 @@ class TestAHoldWhoseRequestDied:
         assert await hold_states(market, seller) == {1: "RELEASED", 2: "RELEASED", 3: "HELD"}
 
     async def test_that_left_no_tombstone_is_followed_by_a_definite_answer(self, market, seller, buyer):
-        """ABORTED(1) without any hold, and the stock is gone: the refusal ends attempt 2, it is no SAGA_ABORTED for ever."""
+        """ABORTED(1) without a hold, and the stock is gone: attempt 2 ends it, there is no SAGA_ABORTED for ever."""
         key, request = fresh_key(), market.invoice(buyer, market.line(101))
         rid = core.request_id(seller.merchant_id, "invoice.create", key)
         await market.sql(
@@ -314,7 +314,7 @@ class TestAHoldThatNothingWants:
 
 class TestWhenTheDecider:
     async def test_is_down_the_hold_stays(self, market, seller, buyer):
-        """No unilateral expiry: without the invoice database nothing is released, however old (mutant unilateral_expiry)."""
+        """Without the invoice database nothing is released, however old (mutant unilateral_expiry)."""
         key = fresh_key()
         await hold_by_hand(market, seller, market.invoice(buyer), key)
         await age_holds(market, 3_600, seller)
