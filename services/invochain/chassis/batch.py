@@ -15,6 +15,8 @@ from invochain.errors import BulkheadFull, DeadlineTooShort, InternalError, Refu
 
 # A batch lives at most this long; T_abort of the resolver (30 s) is longer on purpose (PROTOCOL 8).
 TASK_LIFE_S = 15.0
+# Requests of a batch together: what a batch asks of another service must fit into one message of 4 MiB.
+BATCH_BYTES_MAX = 3 * 1024 * 1024
 
 
 class Collector:
@@ -61,7 +63,11 @@ class Collector:
     def _start(self) -> None:
         while self._waiting and len(self._running) < self._slots:
             batch: list[Call] = []
+            size = 0
             while self._waiting and len(batch) < self._items_max:
+                size += len(self._waiting[0].raw)
+                if batch and size > BATCH_BYTES_MAX:
+                    break
                 call = self._waiting.popleft()
                 if call.remaining() <= 0:
                     call.refuse(DeadlineTooShort("while it waited for its batch"))
