@@ -424,3 +424,52 @@ fn in_nic_a_claimed_gross_stands_and_is_not_computed() {
     claimed["items"][0]["gross"] = json!("100.00");
     assert_eq!(judged(&claimed, &nic, Policy::Enforce), Ok(Vec::new()));
 }
+
+#[test]
+fn a_number_is_counted_in_characters_and_a_foreign_letter_is_no_length() {
+    for (number, code) in [
+        ("ABCDEFGHIJKLMNOÉ", "DOC_NUMBER_CHARSET"),
+        ("ÉÉÉÉÉÉÉÉÉÉÉÉ", "DOC_NUMBER_CHARSET"),
+        ("ABCDEFGHIJKLMNOPÉ", "DOC_NUMBER_TOO_LONG"),
+    ] {
+        let refused = judged(
+            &bent(&[("/number", json!(number))]),
+            &context(),
+            Policy::Enforce,
+        )
+        .expect_err("refused");
+        assert_eq!(codes(&refused), [code], "{number}");
+    }
+}
+
+#[test]
+fn a_thousand_lines_and_the_largest_total_are_lawful_and_one_more_is_not() {
+    let item = lawful()["items"][0].clone();
+    for (lines, refused) in [(1_000, None), (1_001, Some("ITEMS_TOO_MANY"))] {
+        let items: Vec<Value> = (1..=lines)
+            .map(|serial| {
+                let mut item = item.clone();
+                item["sl"] = json!(serial.to_string());
+                item
+            })
+            .collect();
+        let answer = judged(
+            &bent(&[("/items", json!(items))]),
+            &context(),
+            Policy::Enforce,
+        );
+        assert_eq!(answer.err().map(|found| found[0].code), refused);
+    }
+    for (charges, refused) in [
+        ("99999999999881.99", None),
+        ("99999999999882.00", Some("AMOUNT_OVERFLOW")),
+    ] {
+        let value = bent(&[("/totals", json!({"other_charges": charges}))]);
+        let answer = judged(&value, &context(), Policy::Enforce);
+        assert_eq!(
+            answer.err().map(|found| found[0].code),
+            refused,
+            "{charges}"
+        );
+    }
+}
