@@ -10,6 +10,7 @@ from typing import Any
 
 import uvloop
 
+from invochain.chassis import faults
 from invochain.chassis.server import Authenticator, Server
 from invochain.chassis.settings import Settings, settings
 from invochain.chassis.telemetry import configure_logging, log, serve_metrics
@@ -32,6 +33,7 @@ async def serve(name: str, start: Callable[[Settings], Awaitable[Running]], addr
     """Serves a room until SIGTERM or SIGINT; then NOT_SERVING first, drain, close."""
     config = settings()
     configure_logging(name, config.log_level)
+    faults.arm(config.fault)
     events = log(name)
     stop = stop_signal()
     running = await start(config)

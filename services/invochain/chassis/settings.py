@@ -5,8 +5,11 @@ from __future__ import annotations
 from functools import lru_cache
 from pathlib import Path
 
-from pydantic import Field
+from pydantic import Field, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
+
+# T_abort of PROTOCOL 8.
+ABORT_AFTER_MS_FLOOR = 30_000
 
 
 class Settings(BaseSettings):
@@ -46,7 +49,29 @@ class Settings(BaseSettings):
     # Items that may wait before new ones are refused (BULKHEAD_FULL).
     batch_waiting_max: int = Field(20_000, ge=1)
 
+    # A request that has not decided by then never will: the resolver fences it off (PROTOCOL 5). The life of its task
+    # is half of it (PROTOCOL 8), so that one setting lowers both; fault tests do, production does not.
+    abort_after_ms: int = Field(30_000, ge=1_000)
+
+    # A fault on purpose (chassis/faults.py); never in production.
+    fault: str = ""
+
     reflection: bool = True
+
+    @property
+    def task_life_s(self) -> float:
+        """How long a request may live before it must not decide any more."""
+        return self.abort_after_ms / 2_000
+
+    @model_validator(mode="after")
+    def _safe_in_production(self) -> Settings:
+        if self.environment == "production" and self.fault:
+            raise ValueError(f"INVOCHAIN_FAULT is {self.fault!r}; production breaks nothing on purpose, unset it")
+        if self.environment == "production" and self.abort_after_ms < ABORT_AFTER_MS_FLOOR:
+            raise ValueError(
+                f"INVOCHAIN_ABORT_AFTER_MS is {self.abort_after_ms}; production wants {ABORT_AFTER_MS_FLOOR} or more"
+            )
+        return self
 
     def database_url(self, room: str) -> str:
         """The DSN of a room's own database; refuses a missing one by name."""

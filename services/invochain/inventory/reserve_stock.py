@@ -17,6 +17,7 @@ from dataclasses import dataclass, field
 
 from invochain import core
 from invochain.api.inventory.v1 import inventory_service_pb2 as pb
+from invochain.chassis import faults
 from invochain.chassis.batch import Collector
 from invochain.chassis.call import Call
 from invochain.chassis.isolate import run_isolating_poison
@@ -109,6 +110,7 @@ class Reserving:
             await asyncio.wait(self._going_on, timeout=5)
 
     async def _first_pass(self, calls: list[Call]) -> list[Asked]:
+        await faults.reach("reserve.arrived")
         return [call for part in _parts(calls) for call in await self._pass(part, wait=False)]
 
     async def _waiting_pass(self, calls: list[Call]) -> list[Asked]:
@@ -122,6 +124,7 @@ class Reserving:
             await run_isolating_poison(
                 batch.open, lambda chosen: batch.decide(self._postgres, list(chosen), wait=wait), batch.fail
             )
+        await faults.reach("reserve.committed")
         batch.measure()
         for index, key in batch.busy.items():
             self._go_on(batch, index, key)
@@ -174,8 +177,8 @@ class Batch:
         self._results: dict[int, pb.ReserveStockResult] = {}
         for place, why in self.holds.malformed:
             asked[place].refuse(MalformedRequest(why))
-        for index, faults in self.holds.faults():
-            self.outcomes[index] = faulty(faults)
+        for index, broken in self.holds.faults():
+            self.outcomes[index] = faulty(broken)
         for later, earlier, same in self.holds.repeats():
             if same:
                 self._same_as[later] = earlier

@@ -7,8 +7,7 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from invochain import core
-from invochain.chassis import clock
-from invochain.chassis.batch import TASK_LIFE_S
+from invochain.chassis import clock, faults
 from invochain.chassis.call import Call, reply_all
 from invochain.chassis.isolate import run_isolating_poison
 from invochain.chassis.postgres import CommitUnknown
@@ -88,6 +87,7 @@ async def create_invoices(room: InvoiceRoom, calls: list[Call]) -> Collection[Ca
     renewer = asyncio.create_task(room.outcomes.renewing(mine))
     lanes: list[Call] = []
     try:
+        await faults.reach("create.marked")
         lanes = await issue(room, work, await _with_series(room, work, [live[position] for position in go_on]))
     finally:
         renewer.cancel()
@@ -210,6 +210,7 @@ async def record_refusals(room: InvoiceRoom, work: Work, definite: dict[int, Ref
     """
 
     async def one_transaction(positions: Sequence[int]) -> None:
+        await faults.reach("refuse.known")
         told = await decide.refuse(room, work, {p: definite[p] for p in positions})
         for position, verdict in told.items():
             if verdict is None:
@@ -224,7 +225,8 @@ async def record_refusals(room: InvoiceRoom, work: Work, definite: dict[int, Ref
 
 async def settle_one_batch(room: InvoiceRoom, work: Work, at: list[int], *, wait: bool = False) -> decide.Verdict:
     """Step 4, and what an unknown COMMIT asks for: a fresh look, where a row is an answer and none is not."""
-    if clock.monotonic() - work.started > TASK_LIFE_S:
+    await faults.reach("decide.begin")
+    if clock.monotonic() - work.started > room.task_life_s:
         # A zombie that was stopped and came back must decide nothing (PROTOCOL 3a).
         raise SagaAborted()
     try:
@@ -272,7 +274,7 @@ async def _one_lane_batch(room: InvoiceRoom, waiting: Sequence[Waiting]) -> None
             await _on_another_day(room, work, positions_of_day, day)
 
     try:
-        async with asyncio.timeout(TASK_LIFE_S):
+        async with asyncio.timeout(room.task_life_s):
             at = [p for p in live if _in_time(work, p)]
             if at:
                 await run_isolating_poison(at, one_transaction, lambda failed, why: _fail(work, failed, why))
@@ -350,7 +352,7 @@ async def create_all_or_nothing(room: InvoiceRoom, calls: list[Call]) -> None:
     Answers every call. Lives in a task of its own: a caller who hangs up cancels nothing (PROTOCOL 3).
     """
     try:
-        async with asyncio.timeout(TASK_LIFE_S):
+        async with asyncio.timeout(room.task_life_s):
             work, live = await check(room, calls)
             if _any_refused(calls):
                 # Wrong before anything was begun: nothing is stored, and no key is used.
@@ -380,7 +382,7 @@ async def _issue_whole(room: InvoiceRoom, work: Work, at: list[int]) -> None:
     """Read, reserve, decide. The batch is one item to whoever takes failed batches apart: it is never cut."""
 
     async def one_try(_whole: Sequence[None]) -> None:
-        if clock.monotonic() - work.started > TASK_LIFE_S:
+        if clock.monotonic() - work.started > room.task_life_s:
             raise SagaAborted()
         # Unlike a single request, this one reads before it begins: an earlier try of the batch may have aborted it.
         open_ = await decide.reopen(room, work, at, new_too=True)

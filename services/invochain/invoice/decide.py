@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 import asyncpg
 
 from invochain import core
-from invochain.chassis import clock
+from invochain.chassis import clock, faults
 from invochain.chassis.ids import Id
 from invochain.chassis.postgres import Tx
 from invochain.durable import outbox
@@ -106,6 +106,8 @@ async def decide(room: InvoiceRoom, work: Work, at: list[int], *, wait: bool = F
             _insist_on_all(work, verdict, losers, refusals)
         await _insert_children(tx, issued, written)
         await _close_decisions(tx, work, won, refusals)
+        await faults.reach("decide.before_commit")
+    await faults.reach("decide.committed")
     for position, document in zip(issued.at, issued.documents, strict=True):
         if position in refusals:
             _give_back(room, work, position)

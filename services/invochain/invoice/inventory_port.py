@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from invochain import core
 from invochain.api.inventory.v1 import inventory_service_pb2 as api
 from invochain.api.inventory.v1.inventory_service_pb2_grpc import InventoryServiceStub
-from invochain.chassis import clock
+from invochain.chassis import clock, faults
 from invochain.chassis.channel import Channel, RawChannel
 from invochain.chassis.ids import Id, from_text, to_text
 from invochain.chassis.telemetry import RESERVATION_FAILURES
@@ -99,18 +99,21 @@ class InventoryPort:
         return refusals
 
     async def _reserve_once(self, request: bytes, timeout_s: float, trace: Trace | None) -> bytes:
+        await faults.reach("reserve.send")
         raw: bytes = await self._channel.call(self._raw.BatchReserveStock, request, timeout_s=timeout_s, trace=trace)
         return raw
 
     async def confirm(self, holds: Sequence[Hold]) -> list[str]:
         """Makes holds lasting. One entry an item: empty, or the reason it was refused."""
         request = api.ConfirmReservationsRequest(reservations=[hold.ref() for hold in holds])
+        await faults.reach("confirm.send")
         response = await self._channel.call(self._stub.ConfirmReservations, request, timeout_s=SETTLE_TIMEOUT_S)
         return [Told(result.error).reason if result.HasField("error") else "" for result in response.results]
 
     async def release(self, holds: Sequence[Hold]) -> list[str]:
         """Gives holds back, after a durable negative decision only (PROTOCOL R2). Entries as `confirm`."""
         request = api.ReleaseReservationsRequest(reservations=[hold.ref() for hold in holds])
+        await faults.reach("release.send")
         response = await self._channel.call(self._stub.ReleaseReservations, request, timeout_s=SETTLE_TIMEOUT_S)
         return [Told(result.error).reason if result.HasField("error") else "" for result in response.results]
 

@@ -7,6 +7,7 @@ from collections.abc import Coroutine
 from dataclasses import dataclass, field
 from typing import Any
 
+from invochain.chassis.batch import TASK_LIFE_S
 from invochain.chassis.call import Call
 from invochain.chassis.pages import Pages
 from invochain.chassis.postgres import Postgres
@@ -40,6 +41,8 @@ class InvoiceRoom:
     settlers: Settlers
     audit_key: bytes
     pages: Pages
+    # A request that is older decides nothing any more (PROTOCOL 3a, 8).
+    task_life_s: float = TASK_LIFE_S
     # Series whose counter row is known to exist.
     series: set[SeriesKey] = field(default_factory=set)
     # What waits for a busy series; it has one batch in flight, and the next one takes all that wait (PROTOCOL 9).

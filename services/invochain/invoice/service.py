@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from invochain.chassis import secrets
+from invochain.chassis.batch import TASK_LIFE_S
 from invochain.chassis.channel import Channel
 from invochain.chassis.key_set import KeySet, MerchantKeys
 from invochain.chassis.pages import Pages
@@ -38,6 +39,7 @@ async def start(settings: Settings) -> Running:
         settlers=Settlers(inventory),
         audit_key=keys.audit_mac_key,
         pages=Pages(keys.page_token_key),
+        task_life_s=min(TASK_LIFE_S, settings.task_life_s),
     )
     servicer = InvoiceServicer(room, settings)
     closers = [servicer.drain, inventory.close, merchant_service.close, merchant_keys.close, postgres.close]

@@ -16,7 +16,7 @@ from collections.abc import Sequence
 
 import asyncpg
 
-from invochain.chassis import trace
+from invochain.chassis import faults, trace
 from invochain.chassis.broker import Broker, Delivered, PartitionsLost
 from invochain.chassis.postgres import COLLIDED, TIMED_OUT, CommitUnknown
 from invochain.chassis.settings import Settings
@@ -115,6 +115,7 @@ class Listener:
         events = [received(record) for record in records if _type(record) in self._to.types]
         if events:
             await self._to.handle(events)
+            await faults.reach("consumer.handled")
         self._counts["done"].inc(len(events))
         self._counts["not_for_us"].inc(len(records) - len(events))
 

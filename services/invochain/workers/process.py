@@ -7,6 +7,7 @@ import pkgutil
 from collections.abc import Collection
 
 import invochain.workers
+from invochain.chassis import faults
 from invochain.chassis.process import stop_signal
 from invochain.chassis.server import Server
 from invochain.chassis.settings import Settings
@@ -40,6 +41,7 @@ async def make(settings: Settings, rooms: Rooms, only: Collection[str] = ()) -> 
 async def serve(settings: Settings, address: str, only: Collection[str] = ()) -> None:
     """Runs the loops until SIGTERM or SIGINT. `address` serves grpc.health.v1: readiness "", liveness "live"."""
     configure_logging("workers", settings.log_level)
+    faults.arm(settings.fault)
     events = log("workers")
     stop = stop_signal()
     rooms = Rooms(settings)

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 import asyncpg
 from prometheus_client import Counter
 
-from invochain.chassis import clock
+from invochain.chassis import clock, faults
 from invochain.chassis.broker import Acked, Broker, NotAcked, Record
 from invochain.chassis.ids import to_text
 from invochain.chassis.session import Session, Share
@@ -60,6 +60,7 @@ class Relay:
         if not rows:
             return 0
         outcomes = await self._publish(rows)
+        await faults.reach("relay.published")
         published: list[asyncpg.Record] = []
         stopped: dict[int, NotAcked] = {}
         for row, outcome in zip(rows, outcomes, strict=True):

@@ -23,12 +23,19 @@ class Resolver:
     room = "invoice"
     interval_s = INTERVAL_S
 
-    def __init__(self, postgres: Postgres, inventory: InventoryPort, partition: int) -> None:
+    def __init__(self, postgres: Postgres, inventory: InventoryPort, partition: int, abort_after_ms: int) -> None:
         self.name = f"resolver-{partition}"
         self._postgres, self._inventory, self._partition = postgres, inventory, partition
+        self._abort_after_ms = abort_after_ms
 
     async def run_once(self) -> int:
-        found = await resolve(self._postgres, self._inventory, partition=self._partition, partitions=PARTITIONS)
+        found = await resolve(
+            self._postgres,
+            self._inventory,
+            partition=self._partition,
+            partitions=PARTITIONS,
+            abort_after_ms=self._abort_after_ms,
+        )
         # What was left is young: it is looked at again after the pause, not at once.
         return 0 if found.left else found.confirmed + found.released
 
@@ -40,4 +47,4 @@ async def build(settings: Settings, rooms: Rooms) -> list[Worker]:
     identity = ServiceIdentity("workers", secrets.load(settings.secrets_dir))
     port = rooms.closed_at_end(InventoryPort(Channel(settings.inventory_address, identity, "the inventory")))
     postgres = await rooms.postgres("invoice")
-    return [Resolver(postgres, port, partition) for partition in range(PARTITIONS)]
+    return [Resolver(postgres, port, partition, settings.abort_after_ms) for partition in range(PARTITIONS)]

@@ -1,0 +1,182 @@
+"""InvoChain as the processes it is in production: each can be killed, stopped, armed with a fault and started again.
+
+On real PostgreSQL and Valkey, by the supervisor's own code, on ports that stay the same across restarts. What the
+market of one process (market.py) does for use cases, this does for crashes.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import time
+from collections.abc import Mapping
+from contextlib import AsyncExitStack
+from dataclasses import dataclass, field
+from pathlib import Path
+from signal import SIGCONT, SIGKILL
+from typing import Any
+
+import asyncpg
+import grpc
+
+from invochain.api.inventory.v1.inventory_service_pb2_grpc import InventoryServiceStub
+from invochain.api.invoice.v1.invoice_service_pb2_grpc import InvoiceServiceStub
+from invochain.api.merchant.v1.merchant_service_pb2_grpc import MerchantServiceStub
+from invochain.chassis import secrets
+from invochain.chassis.settings import Settings
+from invochain.supervisor import unit
+from invochain.supervisor.ports import LOOPBACK, free_port
+from invochain.supervisor.process import Process
+from invochain.supervisor.rooms import RoomUnit
+from tests.kit.market import ROOMS, Market
+from tests.kit.servers import PostgresServer, ValkeyServer
+
+SERVICES = ("merchant", "inventory", "invoice")
+COMMANDS = {**{name: ("serve", name) for name in SERVICES}, "workers": ("run", "workers")}
+# A client that finds a killed service again soon after it is back.
+RECONNECT = [
+    ("grpc.initial_reconnect_backoff_ms", 50),
+    ("grpc.min_reconnect_backoff_ms", 50),
+    ("grpc.max_reconnect_backoff_ms", 200),
+    ("grpc.enable_retries", 0),
+]
+
+
+@dataclass
+class Processes:
+    """The processes of one InvoChain, by name: merchant, inventory, invoice, workers."""
+
+    environment: Mapping[str, str]
+    ports: dict[str, int]
+    folder: Path
+    running: dict[str, Process] = field(default_factory=dict)
+
+    async def start(self, name: str, fault: str = "") -> Process:
+        """Starts one and returns when it is ready; `fault` as INVOCHAIN_FAULT."""
+        assert name not in self.running, f"{name} is running"
+        process = await unit.start(
+            RoomUnit(
+                name,
+                COMMANDS[name],
+                f"{LOOPBACK}:{self.ports[name]}",
+                f"{LOOPBACK}:{self.ports[name + '-metrics']}",
+                {**self.environment, "INVOCHAIN_FAULT": fault},
+                self.folder,
+            ),
+            self.folder,
+        )
+        self.running[name] = process
+        return process
+
+    async def start_all(self) -> None:
+        await asyncio.gather(*(self.start(name) for name in SERVICES))
+        await self.start("workers")
+
+    async def stop(self, name: str) -> None:
+        """Ends one in good order."""
+        await self.running.pop(name).stop()
+
+    async def restart(self, name: str, fault: str = "") -> Process:
+        await self.stop(name)
+        return await self.start(name, fault)
+
+    async def death(self, name: str, within_s: float) -> float:
+        """Waits until a fault has killed a process; when that was, by the monotonic clock.
+
+        A run whose fault did not happen is void: AssertionError.
+        """
+        process = self.running[name]
+        try:
+            code = await asyncio.wait_for(process.ended(), within_s)
+        except TimeoutError:
+            raise AssertionError(f"void: {name} is alive after {within_s:g} s, its fault did not happen") from None
+        died = time.monotonic()
+        await self.running.pop(name).kill9()
+        assert code == -SIGKILL, f"void: {name} {unit.describe_end(code)}:\n{process.last_words()}"
+        return died
+
+    async def said(self, name: str, words: str, within_s: float) -> None:
+        """Waits until a process has logged some words since it was started."""
+        process = self.running[name]
+        try:
+            async with asyncio.timeout(within_s):
+                while words not in process.last_words(lines=2_000):
+                    await asyncio.sleep(0.02)
+        except TimeoutError:
+            raise AssertionError(f"void: {name} did not say {words!r} within {within_s:g} s") from None
+
+    async def stopped(self, name: str, within_s: float) -> None:
+        """Waits until a fault has stopped (SIGSTOP) a process."""
+        stat = Path(f"/proc/{self.running[name].pid}/stat")
+        try:
+            async with asyncio.timeout(within_s):
+                while stat.read_text().rpartition(")")[2].split()[0] != "T":
+                    await asyncio.sleep(0.02)
+        except TimeoutError:
+            raise AssertionError(f"void: {name} runs after {within_s:g} s, its fault did not happen") from None
+
+    def go_on(self, name: str) -> None:
+        self.running[name].signal(SIGCONT)
+
+    async def kill9(self, name: str) -> float:
+        """Ends one as a power failure would; when that was, by the monotonic clock."""
+        code = await self.running.pop(name).kill9()
+        assert code == -SIGKILL, f"void: {name} {unit.describe_end(code)}"
+        return time.monotonic()
+
+    async def kill_all(self) -> None:
+        """Nothing is left: the data are the test's alone."""
+        await asyncio.gather(*(self.running.pop(name).kill9() for name in list(self.running)))
+
+
+async def open_processes(
+    stack: AsyncExitStack, postgres: PostgresServer, valkey: ValkeyServer, folder: Path, **environment: Any
+) -> tuple[Processes, Market]:
+    """Starts all processes on databases of their own, copied from migrated templates; and a market over their doors.
+
+    `environment`: settings by their variable's name.
+    """
+    superuser = await asyncpg.connect(postgres.dsn())
+    suffix = f"p{free_port()}"
+    databases: dict[str, str] = {}
+    for room in ROOMS:
+        await superuser.execute(f"CREATE DATABASE {room}_{suffix} TEMPLATE {room} OWNER {room}")
+        databases[room] = postgres.dsn(room, f"{room}_{suffix}")
+
+    async def drop() -> None:
+        for room in ROOMS:
+            await superuser.execute(f"DROP DATABASE IF EXISTS {room}_{suffix} WITH (FORCE)")
+        await superuser.close()
+
+    stack.push_async_callback(drop)
+    secrets.ensure(folder / "secrets")
+    taken: set[int] = set()
+    ports = {}
+    for name in COMMANDS:
+        for purpose in (name, f"{name}-metrics"):
+            ports[purpose] = free_port((), taken)
+            taken.add(ports[purpose])
+    given = {
+        **{f"INVOCHAIN_{room.upper()}_DATABASE_URL": dsn for room, dsn in databases.items()},
+        **{f"INVOCHAIN_{name.upper()}_ADDRESS": f"{LOOPBACK}:{ports[name]}" for name in COMMANDS},
+        "INVOCHAIN_REDIS_URL": valkey.url,
+        "INVOCHAIN_SECRETS_DIR": str(folder / "secrets"),
+        # What a password hash costs is not what these tests are about.
+        "INVOCHAIN_PASSWORD_MEMORY_KIB": "64",
+        "INVOCHAIN_PASSWORD_PASSES": "1",
+        **{name: str(value) for name, value in environment.items()},
+    }
+    theirs = {name: value for name, value in os.environ.items() if not name.startswith("INVOCHAIN_")}
+    processes = Processes({**theirs, **given}, ports, folder)
+    stack.push_async_callback(processes.kill_all)
+    await processes.start_all()
+    fields = {name.removeprefix("INVOCHAIN_").lower(): value for name, value in given.items()}
+    settings = Settings(**{name: value for name, value in fields.items() if name in Settings.model_fields})
+    market = Market(settings, databases, None, None, None, stack)  # type: ignore[arg-type]
+    for name in SERVICES:
+        channel = grpc.aio.insecure_channel(f"{LOOPBACK}:{ports[name]}", options=RECONNECT)
+        market.channels[name] = await stack.enter_async_context(channel)
+    market.merchants = MerchantServiceStub(market.channels["merchant"])
+    market.inventory = InventoryServiceStub(market.channels["inventory"])
+    market.invoices = InvoiceServiceStub(market.channels["invoice"])
+    return processes, market
