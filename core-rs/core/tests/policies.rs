@@ -473,3 +473,116 @@ fn a_thousand_lines_and_the_largest_total_are_lawful_and_one_more_is_not() {
         );
     }
 }
+
+#[test]
+fn a_line_that_was_stopped_tells_only_why_it_stopped() {
+    let every_claim = [
+        "gross",
+        "taxable",
+        "igst",
+        "cgst",
+        "sgst",
+        "cess",
+        "state_cess",
+        "total",
+    ];
+    for (pointer, found, wanted) in [
+        (
+            "/items/0/unit_price",
+            json!("999999999999.999"),
+            vec!["AMOUNT_OVERFLOW"],
+        ),
+        (
+            "/items/0/discount",
+            json!("100.01"),
+            vec!["GROSS_MISMATCH", "DISCOUNT_EXCEEDS_GROSS"],
+        ),
+    ] {
+        let mut value = bent(&[(pointer, found)]);
+        for (paise, claim) in every_claim.into_iter().enumerate() {
+            value["items"][0][claim] = json!(format!("7.0{paise}"));
+        }
+        assert_eq!(
+            codes(&judged(&value, &context(), Policy::Enforce).expect_err("refused")),
+            wanted
+        );
+    }
+}
+
+#[test]
+fn one_wrong_number_of_a_line_does_not_make_its_sound_ones_wrong() {
+    let value = lawful();
+    for wrong in [-1, ITEM + 1] {
+        let mut read = neutral::read(&value).expect("a document");
+        let line = &mut read.document.lines[0];
+        line.discount_paise = Some(0);
+        line.other_charges_paise = Some(ITEM);
+        line.claims.cess_paise = Some(wrong);
+        let refused = check(&read.document, &context(), Vec::new()).expect_err("refused");
+        assert_eq!(
+            refused
+                .iter()
+                .map(|violation| violation.path.as_str())
+                .collect::<Vec<_>>(),
+            ["items[0].cess"]
+        );
+    }
+}
+
+#[test]
+fn claims_mean_nothing_in_compute_not_even_in_a_wrong_head() {
+    let compute = Context {
+        mode: Mode::Compute,
+        ..context()
+    };
+    let claims = [
+        ("/items/0/cgst", json!("9.00")),
+        ("/items/0/sgst", json!("8.00")),
+        ("/items/0/gross", json!("1")),
+    ];
+    assert_eq!(
+        judged(&bent(&claims), &compute, Policy::Enforce),
+        Ok(Vec::new())
+    );
+    let without_payment = [
+        ("/supply_type", json!("EXPWOP")),
+        ("/items/0/igst", json!("18.00")),
+    ];
+    let mut value = bent(&without_payment);
+    value["buyer"] = json!({"gstin": "URP", "state": "96", "pos": "96"});
+    assert_eq!(judged(&value, &compute, Policy::Enforce), Ok(Vec::new()));
+}
+
+#[test]
+fn a_credit_note_of_the_last_day_is_in_time() {
+    let original = json!({"number": "P/0", "date": "2025-03-31"});
+    for (date, refused) in [
+        ("2025-11-30", None),
+        ("2025-12-01", Some("CREDIT_NOTE_TIME_BARRED")),
+    ] {
+        let note = [
+            ("/doc_type", json!("CRN")),
+            ("/original", original.clone()),
+            ("/date", json!(date)),
+        ];
+        let answer = judged(&bent(&note), &context(), Policy::Enforce);
+        assert_eq!(answer.err().map(|found| found[0].code), refused, "{date}");
+    }
+}
+
+#[test]
+fn who_must_be_unregistered_is_told_what_to_write() {
+    for (supply, wanted) in [("B2C", "URP, or no GSTIN"), ("EXPWP", "URP")] {
+        let value = bent(&[
+            ("/supply_type", json!(supply)),
+            ("/buyer/state", json!("96")),
+            ("/buyer/pos", json!("96")),
+        ]);
+        let refused = judged(&value, &context(), Policy::Enforce).expect_err("refused");
+        let told = refused
+            .iter()
+            .find(|violation| violation.code == "BUYER_MUST_BE_URP")
+            .expect("told");
+        assert_eq!(told.wanted, wanted);
+    }
+}
