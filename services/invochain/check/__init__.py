@@ -1,0 +1,1 @@
+"""The invariants of PROTOCOL 15 as read-only SQL over the rooms' databases (README.md)."""

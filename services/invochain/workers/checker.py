@@ -1,0 +1,101 @@
+"""Looks at the invariants of PROTOCOL 15 all the time, a piece at a time, and raises the alarm (check/README.md)."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Sequence
+
+from prometheus_client import Gauge
+
+from invochain.chassis import clock
+from invochain.chassis.settings import Settings
+from invochain.chassis.telemetry import log
+from invochain.check.check_all import LAG_S, Found, look
+from invochain.check.rule import Rule
+from invochain.check.rules import RULES
+from invochain.check.snapshot import Databases
+from invochain.workers import Worker
+from invochain.workers.rooms import Rooms
+
+INTERVAL_S = 60.0
+# A round of the runner is cut off after 60 s; a sweep over a large table takes several rounds.
+ROUND_S = 20.0
+
+VIOLATIONS = Gauge("invariant_violations", "What breaks an invariant, in its newest complete look", ["invariant"])
+SECONDS = Gauge("invariant_check_seconds", "How long the newest complete look took", ["invariant"])
+ROWS = Gauge("invariant_rows_checked", "Rows of the newest complete look", ["invariant"])
+CHECKED = Gauge("invariant_last_check_timestamp_seconds", "When a look was last complete", ["invariant"])
+
+
+class Checker:
+    """The loop. A sweep looks at every rule once; between sweeps it rests."""
+
+    name, room = "checker", "invoice"
+    interval_s = INTERVAL_S
+
+    def __init__(self, databases: Databases, lag_s: float = LAG_S, rules: Sequence[Rule] = RULES) -> None:
+        self._databases, self._lag_s = databases, lag_s
+        self._rules = [rule for rule in rules if rule.probes]
+        self._next = 0
+        self._looking: AsyncIterator[Found] | None = None
+        self._log = log("workers")
+
+    async def run_once(self) -> int:
+        """Looks on where the last round stopped, for some 20 s; returns 0 at the end of a sweep."""
+        until = clock.monotonic() + ROUND_S
+        while self._next < len(self._rules):
+            if not await self._look(self._rules[self._next], until):
+                return 1
+            self._next += 1
+        self._next = 0
+        return 0
+
+    async def _look(self, rule: Rule, until: float) -> bool:
+        """Looks on at one rule; True when that is done. A rule that cannot be looked at is left for the next sweep."""
+        found: Found | None = None
+        try:
+            looking, self._looking = self._looking or look(self._databases, rule, self._lag_s), None
+            while True:
+                started = clock.monotonic()
+                found = await anext(looking)
+                if found.violations:
+                    # At once: the rest of a large table may take a while.
+                    VIOLATIONS.labels(invariant=rule.name).set(found.violations)
+                if clock.monotonic() >= until:
+                    self._looking = looking
+                    return False
+                # Half of one connection's time at most is ours.
+                await asyncio.sleep(clock.monotonic() - started)
+        except StopAsyncIteration:
+            if found is not None:
+                self._tell(found)
+            return True
+        except BaseException:
+            # Also when the runner cuts the round off: a rule that hangs must not keep the others from being looked at.
+            self._next += 1
+            raise
+
+    def _tell(self, found: Found) -> None:
+        name = found.rule.name
+        VIOLATIONS.labels(invariant=name).set(found.violations)
+        SECONDS.labels(invariant=name).set(found.seconds)
+        ROWS.labels(invariant=name).set(found.rows)
+        CHECKED.labels(invariant=name).set(clock.now().timestamp())
+        if found.violations:
+            self._log.error(
+                "invariant_broken",
+                invariant=name,
+                says=found.rule.says,
+                violations=found.violations,
+                examples=found.examples,
+            )
+
+    async def close(self) -> None:
+        await self._databases.close()
+
+
+async def build(settings: Settings, rooms: Rooms) -> list[Worker]:
+    """The checker, where the databases of all services are there."""
+    if set(rooms.names) != {"merchant", "inventory", "invoice"}:
+        return []
+    return [rooms.closed_at_end(Checker(Databases(settings)))]

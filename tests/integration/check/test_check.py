@@ -1,0 +1,304 @@
+"""The checker finds nothing after honest trade, finds each invariant that is broken, and stands in nobody's way."""
+
+from __future__ import annotations
+
+import json
+import re
+
+import asyncpg
+import pytest
+from typer.testing import CliRunner
+
+from invochain.chassis.postgres import _prepare_connection
+from invochain.check import check_all as checking
+from invochain.check.check_all import CheckFailed, Found, NoSuchInvariant, check_all, chosen
+from invochain.check.rule import Page, Scan
+from invochain.check.rules import NAMES, RULES
+from invochain.check.snapshot import Databases
+from invochain.cli import app
+from invochain.workers import checker
+from tests.integration.check.breaks import BREAKS, HELD, one
+from tests.integration.check.conftest import Copies, Traded, hits
+
+WITHOUT_SUBJECT = ["I11", "I14", "I17", "I19"]
+
+
+class TestAfterHonestTrade:
+    async def test_every_invariant_holds(self, traded: Traded):
+        """Nothing is wrong, and not for want of looking: every rule with a subject saw rows."""
+        found = await check_all(traded.settings, 0)
+        assert hits(found) == {}
+        assert [one.rule.name for one in found if one.skipped] == WITHOUT_SUBJECT
+        # Nothing is pending, so I7 has nothing to see.
+        assert {one.rule.name for one in found if not one.rows} == {*WITHOUT_SUBJECT, "I7"}
+
+    async def test_pages_of_one_row_see_as_many_rows(self, traded: Traded, monkeypatch: pytest.MonkeyPatch):
+        """No row is skipped or seen twice at the border of a page."""
+        whole = [(one.rule.name, one.rows) for one in await check_all(traded.settings, 0)]
+        pages = Scan.page
+
+        async def single(self: Scan, connection, after, lag_s):
+            monkeypatch.setitem(self.__dict__, "limit", 1)
+            return await pages(self, connection, after, lag_s)
+
+        monkeypatch.setattr(Scan, "page", single)
+        assert [(one.rule.name, one.rows) for one in await check_all(traded.settings, 0)] == whole
+
+    async def test_rules_are_those_of_the_protocol(self):
+        """I1 to I20, each with probes or with the reason why it has none."""
+        assert [f"I{n}" for n in range(1, 21)] == list(NAMES)
+        assert [rule.name for rule in RULES if rule.missing] == WITHOUT_SUBJECT
+        assert all(bool(rule.probes) != bool(rule.missing) for rule in RULES)
+
+
+class TestABrokenInvariant:
+    @pytest.mark.parametrize("what", BREAKS)
+    async def test_is_found(self, copies: Copies, what: str):
+        name, room, damage = BREAKS[what]
+        await copies.own(room)
+        await copies.sql(room, damage)
+        (found,) = await check_all(copies.settings, 0, [name])
+        assert found.violations > 0
+        assert 1 <= len(found.examples) <= 5
+
+    async def test_of_every_rule_is_tried(self):
+        assert {name for name, _, _ in BREAKS.values()} == set(NAMES) - set(WITHOUT_SUBJECT)
+
+    async def test_two_lasting_holds_of_one_request_are_found(self, copies: Copies):
+        """The second attempt is kept beside the first."""
+        from invochain import core
+
+        await copies.own("inventory")
+        connection = await asyncpg.connect(copies.dsn("inventory"))
+        await _prepare_connection(connection)
+        hold = await connection.fetchrow(f"SELECT rid FROM reservation WHERE {HELD} LIMIT 1")
+        await connection.execute(
+            """INSERT INTO reservation (merchant_id, reservation_id, resolver, state, rid, attempt, fingerprint, skus,
+                 quantities_milli)
+               SELECT merchant_id, $1, resolver, 'REVERSED', rid, 2, fingerprint, skus, quantities_milli
+               FROM reservation WHERE rid = $2""",
+            core.reservation_id(hold["rid"], 2),
+            hold["rid"],
+        )
+        await connection.close()
+        found = await check_all(copies.settings, 0, ["I4", "I5"])
+        assert [(one.rule.name, one.violations) for one in found] == [("I4", 1), ("I5", 1)]
+
+    async def test_is_told_without_a_gstin(self, copies: Copies):
+        """SKUs that the server made for goods received have the seller's GSTIN in them; examples do not."""
+        await copies.own("inventory")
+        await copies.sql("inventory", "UPDATE stock SET on_hand_milli = on_hand_milli + 1 WHERE sku LIKE '%@%'")
+        (found,) = await check_all(copies.settings, 0, ["I1"])
+        assert found.violations == 1
+        assert "@<gstin>" in found.examples[0]
+        assert not re.search(r"[0-9]{2}[A-Z]{5}[0-9]{4}", found.examples[0])
+
+    async def test_gives_five_examples_at_most(self, copies: Copies):
+        await copies.own("invoice")
+        await copies.sql("invoice", "UPDATE audit_entry SET mac = sha256('x')")
+        (found,) = await check_all(copies.settings, 0, ["I13"])
+        assert (found.violations > 5, len(found.examples)) == (True, 5)
+
+
+class TestTheLag:
+    @pytest.mark.parametrize(
+        ("name", "room", "damage"),
+        [
+            ("I5", "inventory", f"DELETE FROM reservation WHERE {HELD}"),
+            ("I6", "invoice", "DELETE FROM invoice WHERE takes_stock"),
+            ("I7", "inventory", f"UPDATE reservation SET state = 'PENDING' WHERE {HELD}"),
+            ("I15", "inventory", "DELETE FROM inbox"),
+            ("I16", "inventory", "DELETE FROM movement WHERE kind = 'SALE'"),
+        ],
+    )
+    async def test_covers_what_is_young(self, copies: Copies, name: str, room: str, damage: str):
+        """What is younger than the lag may be under way: with an hour of lag nothing is wrong, with none it is."""
+        await copies.own(room)
+        await copies.sql(room, damage)
+        (within,) = await check_all(copies.settings, 3_600, [name])
+        (without,) = await check_all(copies.settings, 0, [name])
+        assert (within.violations, without.violations > 0) == (0, True)
+
+    async def test_does_not_cover_what_holds_always(self, copies: Copies):
+        await copies.own("inventory")
+        await copies.sql("inventory", f"UPDATE stock SET on_hand_milli = on_hand_milli + 1 WHERE {one('stock')}")
+        (found,) = await check_all(copies.settings, 3_600, ["I1"])
+        assert found.violations == 1
+
+
+class TestTheChecksOwnConnections:
+    async def test_cannot_write(self, traded: Traded):
+        databases = Databases(traded.settings)
+        try:
+            async with databases.snapshot("inventory") as connection:
+                with pytest.raises(asyncpg.ReadOnlySQLTransactionError):
+                    await connection.execute("DELETE FROM stock")
+            pool = await databases._pool("inventory")
+            with pytest.raises(asyncpg.ReadOnlySQLTransactionError):
+                await pool.execute("DELETE FROM stock")
+        finally:
+            await databases.close()
+
+    async def test_take_no_lock_that_delays_a_writer(self, copies: Copies, monkeypatch: pytest.MonkeyPatch):
+        """At the end of every page of every rule, while its transaction is still open, the check holds nothing but
+        ACCESS SHARE, which only DROP and ALTER wait for."""
+        await copies.own("inventory", "invoice")
+        watcher = copies.traded.superuser
+        modes: set[str] = set()
+        pages = Scan.page
+
+        async def watched(self: Scan, connection, after, lag_s):
+            rows = await pages(self, connection, after, lag_s)
+            held = await watcher.fetch(
+                """SELECT DISTINCT mode FROM pg_locks JOIN pg_stat_activity USING (pid)
+                   WHERE application_name LIKE 'invochain-check:%' AND locktype <> 'virtualxid'"""
+            )
+            modes.update(row["mode"] for row in held)
+            return rows
+
+        monkeypatch.setattr(Scan, "page", watched)
+        assert hits(await check_all(copies.settings, 0)) == {}
+        assert modes == {"AccessShareLock"}
+
+    async def test_let_writers_write_and_do_not_wait_for_them(self, copies: Copies, monkeypatch: pytest.MonkeyPatch):
+        """While a writer holds every row of stock, the check goes through; and while a page of the check is open, a
+        writer that may not wait changes every row of it."""
+        await copies.own("inventory")
+        writer = await asyncpg.connect(copies.dsn("inventory"), server_settings={"lock_timeout": "1ms"})
+        pages, writes = Scan.page, []
+
+        async def beside(self: Scan, connection, after, lag_s):
+            rows = await pages(self, connection, after, lag_s)
+            writes.append(await writer.execute("UPDATE stock SET update_time = now()"))
+            return rows
+
+        monkeypatch.setattr(Scan, "page", beside)
+        assert hits(await check_all(copies.settings, 0, ["I1", "I2", "I3"])) == {}
+        assert len(writes) >= 3
+
+        monkeypatch.setattr(Scan, "page", pages)
+        async with writer.transaction():
+            await writer.execute("UPDATE stock SET on_hand_milli = on_hand_milli + 1")
+            await writer.execute("LOCK TABLE reservation, movement IN SHARE ROW EXCLUSIVE MODE")
+            assert hits(await check_all(copies.settings, 0, ["I1", "I2", "I3"])) == {}
+        assert hits(await check_all(copies.settings, 0, ["I1"])).keys() == {"I1"}
+        await writer.close()
+
+    @pytest.mark.parametrize("rule", RULES, ids=lambda rule: rule.name)
+    async def test_may_read_what_they_read(self, traded: Traded, rule):
+        """Every statement is prepared under the role of the service whose database it reads."""
+        for probe in rule.probes:
+            for room, texts in probe.statements.items():
+                connection = await asyncpg.connect(traded.settings.database_url(room))
+                for text in texts:
+                    await connection.prepare(text)
+                await connection.close()
+
+    async def test_say_when_they_cannot_look(self, traded: Traded):
+        """That is a failure of the check, not an invariant that holds."""
+        nowhere = traded.settings.model_copy(update={"invoice_database_url": "postgresql://x@127.0.0.1:1/none"})
+        with pytest.raises(CheckFailed, match=r"^I8 \(invoice\): "):
+            await check_all(nowhere, 0, ["I8"])
+
+    async def test_name_the_database_that_is_missing(self, traded: Traded):
+        """Without a broker the rest is looked at, and what was not is said."""
+        settings = traded.settings.model_copy(update={"broker_database_url": ""})
+        (found,) = await check_all(settings, 0, ["I12"])
+        assert found.rows > 0
+        assert found.skipped == "INVOCHAIN_BROKER_DATABASE_URL is not set"
+
+
+class TestTheCommand:
+    def run(self, copies: Copies | Traded, *args: str, monkeypatch: pytest.MonkeyPatch):
+        for room in ("merchant", "inventory", "invoice", "broker"):
+            monkeypatch.setenv(f"INVOCHAIN_{room.upper()}_DATABASE_URL", copies.settings.database_url(room))
+        monkeypatch.setenv("INVOCHAIN_SECRETS_DIR", str(copies.settings.secrets_dir))
+        return CliRunner().invoke(app, ["check", *args])
+
+    # Not async: the command runs an event loop of its own.
+    def test_prints_a_line_for_each_and_exits_0(self, traded: Traded, monkeypatch: pytest.MonkeyPatch):
+        result = self.run(traded, "--lag", "0", monkeypatch=monkeypatch)
+        assert result.exit_code == 0, result.output
+        lines = result.output.splitlines()
+        assert [line.split()[0] for line in lines[:-1]] == list(NAMES)
+        assert lines[-1] == "every invariant holds"
+        assert lines[10] == "I11  no subject yet: there are no payments and notes yet"
+
+    def test_exits_1_on_a_hit_and_says_which(self, broken: Copies, monkeypatch: pytest.MonkeyPatch):
+        result = self.run(broken, "--lag", "0", "--only", "i1,I3", "--json", monkeypatch=monkeypatch)
+        assert result.exit_code == 1
+        first, second = (json.loads(line) for line in result.output.splitlines())
+        assert (first["invariant"], first["violations"], len(first["examples"])) == ("I1", 1, 1)
+        assert (second["invariant"], second["violations"]) == ("I3", 0)
+
+    def test_refuses_an_invariant_that_is_none(self, traded: Traded, monkeypatch: pytest.MonkeyPatch):
+        result = self.run(traded, "--only", "I99", monkeypatch=monkeypatch)
+        assert result.exit_code == 2
+        with pytest.raises(NoSuchInvariant):
+            chosen(["I99"])
+
+    @pytest.fixture
+    async def broken(self, copies: Copies) -> Copies:
+        await copies.own("inventory")
+        await copies.sql("inventory", f"UPDATE stock SET on_hand_milli = on_hand_milli + 1 WHERE {one('stock')}")
+        return copies
+
+
+def gauge(metric, name: str) -> float:
+    return metric.labels(invariant=name)._value.get()
+
+
+class TestTheWorker:
+    async def test_measures_every_rule(self, copies: Copies):
+        """One sweep: violations, rows and seconds of each; a second one sees that it was mended."""
+        await copies.own("inventory")
+        await copies.sql("inventory", "UPDATE stock SET on_hand_milli = on_hand_milli + 1 WHERE sku LIKE '%@%'")
+        worker = checker.Checker(Databases(copies.settings), lag_s=0)
+        try:
+            assert await worker.run_once() == 0
+            assert [gauge(checker.VIOLATIONS, name) for name in ("I1", "I2", "I13")] == [1, 0, 0]
+            assert gauge(checker.ROWS, "I13") > 0
+            assert gauge(checker.SECONDS, "I13") > 0
+            await copies.sql("inventory", "UPDATE stock SET on_hand_milli = on_hand_milli - 1 WHERE sku LIKE '%@%'")
+            assert await worker.run_once() == 0
+            assert gauge(checker.VIOLATIONS, "I1") == 0
+        finally:
+            await worker.close()
+
+    async def test_goes_on_where_it_stopped(self, traded: Traded, monkeypatch: pytest.MonkeyPatch):
+        """A table too large for one round takes several, each one page here, and every page is seen once."""
+        monkeypatch.setattr(checker, "ROUND_S", 0)
+        pages: list[Page] = []
+        add = Found.add
+        monkeypatch.setattr(Found, "add", lambda self, page: (pages.append(page), add(self, page)))
+        worker = checker.Checker(Databases(traded.settings), lag_s=0)
+        rounds = 1
+        try:
+            while await worker.run_once():
+                rounds += 1
+        finally:
+            await worker.close()
+        whole = await check_all(traded.settings, 0)
+        assert rounds > len(RULES) - len(WITHOUT_SUBJECT)
+        assert sum(page.rows for page in pages) == 2 * sum(one.rows for one in whole)
+
+    async def test_leaves_a_rule_that_fails_for_the_next_sweep(self, traded: Traded, monkeypatch: pytest.MonkeyPatch):
+        """The failure is the runner's to count; the other rules are looked at all the same."""
+        looked: list[str] = []
+        real = checking.look
+
+        def look(databases, rule, lag_s):
+            looked.append(rule.name)
+            if rule.name == "I2":
+                raise CheckFailed("I2 (inventory): timed out")
+            return real(databases, rule, lag_s)
+
+        monkeypatch.setattr(checker, "look", look)
+        worker = checker.Checker(Databases(traded.settings), lag_s=0)
+        try:
+            with pytest.raises(CheckFailed):
+                await worker.run_once()
+            assert await worker.run_once() == 0
+        finally:
+            await worker.close()
+        assert looked == [name for name in NAMES if name not in WITHOUT_SUBJECT]
