@@ -115,9 +115,12 @@ class Outcomes:
                 self._under_way[one.rid] = self._begin(one)
                 first.append(position)
             elif rival.asked.fingerprint != one.fingerprint:
-                # The one before it in the same batch comes first; in another batch nothing is decided yet (PROTOCOL 7).
-                here = any(asked[p].rid == one.rid for p in first)
-                one.call.refuse(KeyReused() if here else ConcurrentRequest())
+                if any(asked[p].rid == one.rid for p in first):
+                    # The one before it in the same batch comes first (PROTOCOL 7).
+                    waiting.append(one.call)
+                    self._spawn(self._misuse(one, rival.ended))
+                else:
+                    one.call.refuse(ConcurrentRequest())
             elif any(asked[p].rid == one.rid for p in first) or self._may_wait(one.call):
                 # The same request twice in one batch has one answer; another batch's is waited for if asked to.
                 waiting.append(one.call)
@@ -236,6 +239,13 @@ class Outcomes:
             _answer(one.call, *ended.result())
         else:
             one.call.refuse(ConcurrentRequest())
+
+    async def _misuse(self, one: Asked, ended: asyncio.Future[tuple[bytes, bytes]]) -> None:
+        """Answers a call whose key came with another body before it. The key is that body's only if that body's is the
+        outcome; else it may be this very call's, answered long ago, and must not be told misused (PROTOCOL R5)."""
+        await asyncio.wait([ended], timeout=one.call.remaining())
+        decided = ended.done() and not ended.cancelled()
+        one.call.refuse(KeyReused() if decided else ConcurrentRequest())
 
     async def _poll(self, one: Asked, key: bytes) -> None:
         """The same for a request that another process works on."""
