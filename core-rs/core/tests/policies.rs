@@ -586,3 +586,11 @@ fn who_must_be_unregistered_is_told_what_to_write() {
         assert_eq!(told.wanted, wanted);
     }
 }
+
+#[test]
+fn totals_that_were_stopped_compare_no_round_off() {
+    let totals = json!({"discount": "118.00", "round_off_mode": "NEAREST_RUPEE", "round_off": "0.50", "total": "1.00"});
+    let refused =
+        judged(&bent(&[("/totals", totals)]), &context(), Policy::Enforce).expect_err("refused");
+    assert_eq!(codes(&refused), ["DISCOUNT_EXCEEDS_TOTAL"]);
+}
