@@ -254,17 +254,27 @@ async def run_lane(room: InvoiceRoom, key: SeriesKey) -> None:
             room.lanes[key] = waiting[LANE_ITEMS_MAX:]
             await _one_lane_batch(room, waiting[:LANE_ITEMS_MAX])
     finally:
-        del room.lanes[key]
+        # Empty, unless a defect ended the lane: nobody may wait for it then, nor find his key under way for ever.
+        left = [one.call for one in room.lanes.pop(key)]
+        for call in left:
+            call.refuse(InternalError(call.request_id))
+        room.outcomes.settle(_unchecked(left), lambda _: None)
 
 
 async def _one_lane_batch(room: InvoiceRoom, waiting: Sequence[Waiting]) -> None:
     """One transaction that waits for the counter. The requests are of several batches: one crossing makes them one."""
     calls = [one.call for one in waiting]
-    work, live = await check(room, calls)
+    try:
+        work, live = await check(room, calls)
+    except Refusal as refusal:
+        reply_all(calls, refusal)
+        room.outcomes.settle(_unchecked(calls), lambda _: None)
+        return
     work.attempt = [one.attempt for one in waiting]
     work.held = {position for position, one in enumerate(waiting) if one.held}
     work.started = min(one.started for one in waiting)
-    asked = _asked(work, live)
+    # Also what the second look at the rules refuses is no longer under way.
+    asked = [*_asked(work, live), *_unchecked([call for p, call in enumerate(calls) if p not in set(live)])]
 
     async def one_transaction(positions: Sequence[int]) -> None:
         verdict = await settle_one_batch(room, work, list(positions), wait=True)
@@ -328,6 +338,12 @@ async def _on_another_day(room: InvoiceRoom, work: Work, at: list[int], day: int
 def _asked(work: Work, at: list[int]) -> list[Asked]:
     columns = zip(at, work.drafts.merchant_ids(at), work.drafts.rids(at), work.drafts.fingerprints(at), strict=True)
     return [Asked(work.calls[p], merchant, CREATE, rid, print_) for p, merchant, rid, print_ in columns]
+
+
+def _unchecked(calls: Sequence[Call]) -> list[Asked]:
+    """Requests that end without an outcome to be kept, so that no fingerprint is needed."""
+    ids = [(call, call.principal.merchant_id) for call in calls]
+    return [Asked(call, merchant, CREATE, core.request_id(merchant, CREATE, call.key), b"") for call, merchant in ids]
 
 
 def _in_time(work: Work, position: int) -> bool:

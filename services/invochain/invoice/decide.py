@@ -36,6 +36,7 @@ NUMBERS_OF_MERCHANT, INVOICES_OF_GSTIN = 1, 2
 FIRST_ACTIONS = allowed_actions("ISSUED", seller=True, buyer=False)
 # INV/2627/00001; more digits when they are needed.
 COUNTER_DIGITS = 5
+NUMBER_CHARS_MAX = 16
 
 
 def bucket(name: bytes) -> int:
@@ -93,7 +94,9 @@ async def decide(room: InvoiceRoom, work: Work, at: list[int], *, wait: bool = F
     verdict = Verdict()
     losers: dict[int, Standing] = {}
     async with room.postgres.transaction(lsn=True) as tx:
-        at, verdict.busy = await _lock_series(tx, work, at, wait=wait)
+        at, verdict.busy, exhausted = await _lock_series(tx, work, at, wait=wait)
+        if whole and exhausted:
+            raise NotWhole(exhausted)
         won = await _claim(tx, work, at)
         if lost := sorted(set(at) - set(won)):
             losers, verdict.other_day, verdict.unclear = await _read_losers(tx, work, lost)
@@ -117,6 +120,9 @@ async def decide(room: InvoiceRoom, work: Work, at: list[int], *, wait: bool = F
             work.answer(position, core.present_issued(document, FIRST_ACTIONS), replayed=False)
     for position in verdict.unclear:
         work.refuse(position, SagaAborted())
+    for position, refusal in exhausted.items():
+        # No row was written, so nothing is released either: the resolver frees what is held.
+        work.refuse(position, refusal)
     room.settlers.confirm.soon([work.hold(p) for p in won if p in work.held and p not in refusals])
     for position, standing in losers.items():
         if standing.may_go_on(work.fingerprint(position)):
@@ -155,16 +161,23 @@ class _Issued:
 
 async def _lock_series(
     tx: Tx, work: Work, at: list[int], *, wait: bool
-) -> tuple[list[int], dict[SeriesKey, list[int]]]:
-    """Locks the counters of server-numbered items; returns what goes on, and what a busy counter holds up."""
+) -> tuple[list[int], dict[SeriesKey, list[int]], dict[int, Refusal]]:
+    """Locks the counters of server-numbered items; returns what goes on, what a busy counter holds up, and what finds
+    no number left (16 characters are the law's limit, RULES G13)."""
     of_series = _by_series(work, at)
     if not of_series:
-        return at, {}
+        return at, {}, {}
     rows = await tx.fetch(sql.LOCK_SERIES_WAITING if wait else sql.LOCK_SERIES, *_series_columns(of_series), DOC_TYPE)
-    locked = {_series_of(row) for row in rows}
-    busy = {key: positions for key, positions in of_series.items() if key not in locked}
+    last_given = {_series_of(row): row["last_given"] for row in rows}
+    busy = {key: positions for key, positions in of_series.items() if key not in last_given}
+    exhausted: dict[int, Refusal] = {}
+    for key, given in last_given.items():
+        left = 10 ** (NUMBER_CHARS_MAX - len(key[3])) - 1 - given
+        words = f"{key[3]} has no number of {NUMBER_CHARS_MAX} characters left; another series is wanted"
+        for position in of_series[key][max(left, 0) :]:
+            exhausted[position] = invalid("invoice.series", "SERIES_EXHAUSTED", words)
     held_up = {p for positions in busy.values() for p in positions}
-    return [p for p in at if p not in held_up], busy
+    return [p for p in at if p not in held_up and p not in exhausted], busy, exhausted
 
 
 async def _claim(tx: Tx, work: Work, at: list[int]) -> list[int]:
@@ -460,7 +473,7 @@ async def refuse(room: InvoiceRoom, work: Work, refusals: Mapping[int, Refusal])
 
 async def refuse_whole(room: InvoiceRoom, work: Work, at: list[int], refusals: Mapping[int, Refusal]) -> None:
     """Ends an all_or_nothing batch: FAILED for what was refused for good, ABORTED for the rest; all is released."""
-    final = {p: r for p, r in refusals.items() if not isinstance(r, (SagaAborted, KeyReused, Told)) or _is_final(r)}
+    final = {p: r for p, r in refusals.items() if _is_final(r)}
     states: dict[int, tuple[str, Refusal]] = {p: ("FAILED", r) for p, r in final.items()}
     states.update({p: ("ABORTED", BatchRefused()) for p in at if p not in refusals})
     async with room.postgres.transaction() as tx:

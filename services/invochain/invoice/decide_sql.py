@@ -166,7 +166,8 @@ FROM unnest($1::int[], $2::int[]) AS name (space, bucket)
 )
 
 _SERIES = """
-SELECT number_series.merchant_id, number_series.seller_gstin, number_series.financial_year, number_series.prefix
+SELECT number_series.merchant_id, number_series.seller_gstin, number_series.financial_year, number_series.prefix,
+    number_series.last_given
 FROM number_series
 JOIN unnest($1::uuid[], $2::text[], $3::text[], $4::text[])
     AS asked (merchant_id, seller_gstin, financial_year, prefix)
