@@ -104,9 +104,7 @@ def check_invoices(
 ) -> Drafts:
     """Reads, checks, sums, names and hashes the CreateInvoiceRequests of a batch in one crossing."""
 
-def validate_document(
-    raw: bytes, mode: str, today: tuple[int, int, int] | None
-) -> tuple[bytes | None, Violations]:
+def validate_document(raw: bytes, mode: str, today: tuple[int, int, int] | None) -> tuple[bytes | None, Violations]:
     """Checks a document made elsewhere (an encoded Invoice): the document with its figures, or its violations. `mode`:
     compute, strict or nic. ValueError if the bytes are no Invoice."""
 

@@ -140,7 +140,9 @@ class Market:
         self.last_metadata = {name: str(value) for name, value in tuple(await pending.initial_metadata())}
         return response
 
-    async def refused(self, method: Any, request: Any, who: Trader | None = None, key: str | None = "", **m: str) -> Refused:
+    async def refused(
+        self, method: Any, request: Any, who: Trader | None = None, key: str | None = "", **m: str
+    ) -> Refused:
         """The refusal of a call that must be refused."""
         try:
             response = await self.call(method, request, who, key, **m)
@@ -162,7 +164,9 @@ class Market:
         return Trader(registered.merchant, (await self.sign_in(email)).access_token)
 
     async def sign_in(self, email: str, password: str = PASSWORD) -> merchant_pb.TokenPair:
-        return await self.call(self.merchants.SignIn, merchant_pb.SignInRequest(email=email, password=password), key=None)
+        return await self.call(
+            self.merchants.SignIn, merchant_pb.SignInRequest(email=email, password=password), key=None
+        )
 
     async def add_user(self, owner: Trader, *roles: str) -> Trader:
         """Another user of the same merchant."""
@@ -253,9 +257,7 @@ async def open_market(
     stack.push_async_callback(drop)
     secrets.ensure(folder / "secrets")
     given = {f"{room}_database_url": dsn for room, dsn in databases.items()}
-    base = Settings(
-        **given, redis_url=valkey.url if valkey else "", secrets_dir=folder / "secrets", **settings
-    )
+    base = Settings(**given, redis_url=valkey.url if valkey else "", secrets_dir=folder / "secrets", **settings)
     market = Market(base, databases, None, None, None, stack)  # type: ignore[arg-type]
     for room, start in (
         ("merchant", lambda config: merchant_service.start(config, QUICK)),

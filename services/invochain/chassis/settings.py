@@ -56,6 +56,9 @@ class Settings(BaseSettings):
     # A fault on purpose (chassis/faults.py); never in production.
     fault: str = ""
 
+    # Folder of newer tables of law for the invoice service (invoice/law_tables.py); absent: those built in.
+    gst_tables_dir: Path | None = None
+
     reflection: bool = True
 
     @property

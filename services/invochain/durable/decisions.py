@@ -78,9 +78,7 @@ async def _store(
     """Makes a refusal final. A rival that decided meanwhile wins: its refusal is raised instead."""
     status = refusal.to_status().SerializeToString()
     async with postgres.transaction() as tx:
-        if not await tx.fetch(
-            FAIL, scope, rid, operation, print_, core.FINGERPRINT_VERSION, refusal.reason, status
-        ):
+        if not await tx.fetch(FAIL, scope, rid, operation, print_, core.FINGERPRINT_VERSION, refusal.reason, status):
             await _replay(tx, call, scope, rid, print_)
 
 

@@ -12,6 +12,7 @@ from invochain.chassis.process import Running
 from invochain.chassis.redis import Redis
 from invochain.chassis.settings import Settings
 from invochain.chassis.tokens import Authenticator, ServiceIdentity
+from invochain.invoice import law_tables
 from invochain.invoice.inventory_port import InventoryPort
 from invochain.invoice.outcomes import Outcomes
 from invochain.invoice.parties import Parties
@@ -22,6 +23,7 @@ from invochain.invoice.settle_holds import Settlers
 
 async def start(settings: Settings) -> Running:
     """The room, ready to be served. Refuses to start without its database URL and secrets; runs without Redis."""
+    law_tables.load(settings.gst_tables_dir)
     keys = secrets.load(settings.secrets_dir)
     identity = ServiceIdentity("invoice", keys)
     postgres = await Postgres.connect(settings.database_url("invoice"), name="invoice", size=settings.pool_size)
