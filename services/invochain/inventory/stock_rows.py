@@ -77,9 +77,9 @@ LOCK_FREE = Sql("stock_lock_free", f"{_LOCK} SKIP LOCKED")
 
 LOCK_WAITING = Sql("stock_lock_waiting", _LOCK)
 
-# Holds by merchant and id ($1, $2), all of one resolver ($3). The resolver is a column of what is asked, not a constant:
-# of a constant the planner thinks that almost no row has it, and reads the whole table to find them (seen: 136 ms
-# for 110 of 6,000 holds; 1 ms like this).
+# Holds by merchant and id ($1, $2), all of one resolver ($3). The resolver is a column of what is asked, not a
+# constant: of a constant the planner thinks that almost no row has it, and reads the whole table to find them (seen:
+# 136 ms for 110 of 6,000 holds; 1 ms like this).
 ASKED = "unnest($1::uuid[], $2::uuid[], array_fill($3::text, ARRAY[cardinality($2::uuid[])]))"
 
 # What the holds are made of never changes, so it is read unlocked; only the rows of stock are locked here.
