@@ -19,8 +19,7 @@ from invochain.chassis.process import stop_signal
 SERVICE = "invochain.api.invoice.v1.InvoiceService"
 
 
-async def main() -> None:
-    answer = json_format.Parse(Path(sys.argv[1]).read_text(), pb.Invoice())
+async def main(answer: pb.Invoice) -> None:
 
     async def create(_request: pb.CreateInvoiceRequest, _context: object) -> pb.Invoice:
         return answer
@@ -40,4 +39,4 @@ async def main() -> None:
     await server.stop(1)
 
 
-uvloop.run(main())
+uvloop.run(main(json_format.Parse(Path(sys.argv[1]).read_text(), pb.Invoice())))

@@ -29,7 +29,6 @@ async def test_a_stored_invoice_is_explained_figure_by_figure(market):
 async def test_a_proposed_invoice_is_explained_as_it_would_be_issued(market):
     """The seller comes from the token; nothing is stored."""
     seller = await market.register("27")
-    before = await market.sql("invoice", "SELECT count(*) FROM invoice")
     proposed = market.invoice("27AAPFU0939F1ZV", market.line()).invoice
 
     explained = await market.call(
