@@ -50,10 +50,14 @@ class Processes:
     ports: dict[str, int]
     folder: Path
     running: dict[str, Process] = field(default_factory=dict)
+    # Where in its log the words of a running process begin.
+    _begin: dict[str, int] = field(default_factory=dict)
 
     async def start(self, name: str, fault: str = "") -> Process:
         """Starts one and returns when it is ready; `fault` as INVOCHAIN_FAULT."""
         assert name not in self.running, f"{name} is running"
+        log = self._log(name)
+        self._begin[name] = log.stat().st_size if log.exists() else 0
         process = await unit.start(
             RoomUnit(
                 name,
@@ -95,12 +99,14 @@ class Processes:
         assert code == -SIGKILL, f"void: {name} {unit.describe_end(code)}:\n{process.last_words()}"
         return died
 
+    def _log(self, name: str) -> Path:
+        return self.folder / f"{name}.log"
+
     async def said(self, name: str, words: str, within_s: float) -> None:
         """Waits until a process has logged some words since it was started."""
-        process = self.running[name]
         try:
             async with asyncio.timeout(within_s):
-                while words not in process.last_words(lines=2_000):
+                while words.encode() not in self._log(name).read_bytes()[self._begin[name] :]:
                     await asyncio.sleep(0.02)
         except TimeoutError:
             raise AssertionError(f"void: {name} did not say {words!r} within {within_s:g} s") from None
