@@ -15,25 +15,24 @@ import asyncpg
 
 from invochain import core
 from invochain.chassis.ids import Id, from_text, to_text
-from invochain.check.invoice_rules import INVOICE
-from invochain.check.rule import Compare, Page, Row, Scan, sql
+from invochain.check.invoice_rules import INVOICE, INVOICE_BY_KEY
+from invochain.check.rule import Compare, Page, Row, Scan, by_key, sql
 from invochain.check.snapshot import Databases
-from invochain.check.stock_rules import MOVEMENT, RESERVATION
+from invochain.check.stock_rules import HOLD_BY_KEY, MOVEMENT, RESERVATION
 from invochain.inventory.on_invoice_events import RECEIVE, SETTLE
 from invochain.inventory.receive_goods import names
 from invochain.invoice.invoice import ACCEPT, CANCEL, REJECT
 from invochain.invoice.on_merchant_events import CHANGED, PARTIES
 
-ITEMS = """
+ITEMS = f"""
 SELECT item.merchant_id, item.invoice_id, upper(item.sku) AS sku, item.unit, item.quantity_milli
 FROM unnest($1::uuid[], $2::uuid[]) AS asked (merchant_id, invoice_id)
-JOIN invoice_item AS item ON item.merchant_id = asked.merchant_id AND item.invoice_id = asked.invoice_id
-WHERE item.sku IS NOT NULL
+{by_key("invoice_item", "item", *INVOICE, where="invoice_item.sku IS NOT NULL")}
 """
-STILL = """
+STILL = f"""
 SELECT invoice.merchant_id, invoice.invoice_id, invoice.version
 FROM unnest($1::uuid[], $2::uuid[]) AS asked (merchant_id, invoice_id)
-JOIN invoice ON invoice.merchant_id = asked.merchant_id AND invoice.invoice_id = asked.invoice_id
+{INVOICE_BY_KEY}
 """
 # Until when something that changed may not have arrived on the other side.
 SETTLED = "update_time <= now() - make_interval(secs => $2)"
@@ -58,11 +57,10 @@ async def _items(connection: asyncpg.Connection, rows: Sequence[Row]) -> dict[tu
 
 
 # ---- I5
-HOLDS = """
+HOLDS = f"""
 SELECT hold.merchant_id, hold.reservation_id, hold.state, hold.fingerprint, hold.skus, hold.quantities_milli
 FROM unnest($1::uuid[], $2::uuid[]) AS asked (merchant_id, reservation_id)
-JOIN reservation AS hold ON hold.merchant_id = asked.merchant_id
-    AND hold.reservation_id = asked.reservation_id AND hold.resolver = 'INVOICE'
+{HOLD_BY_KEY}
 """
 WANTED = {"REJECTED": "REVERSED", "CANCELLED": "REVERSED", "ISSUED": "HELD", "EDIT_REQUESTED": "HELD"}
 
@@ -121,10 +119,10 @@ HAS_ITS_STOCK = Compare(
 )
 
 # ---- I6: the invoice commits first and is never deleted, so it is read last.
-INVOICES = """
+INVOICES = f"""
 SELECT invoice.merchant_id, invoice.invoice_id, invoice.attempt, invoice.fingerprint, invoice.takes_stock
 FROM unnest($1::uuid[], $2::uuid[]) AS asked (merchant_id, invoice_id)
-JOIN invoice ON invoice.merchant_id = asked.merchant_id AND invoice.invoice_id = asked.invoice_id
+{INVOICE_BY_KEY}
 """
 
 
@@ -224,17 +222,16 @@ GROUPS_KEEP_UP = sql(
 )
 
 # The newest of the moves that other rooms act upon. An invoice makes at most one of them.
-SETTLING = """
+SETTLING = f"""
 SELECT entry.merchant_id, entry.invoice_id, entry.version, entry.action
 FROM unnest($1::uuid[], $2::uuid[]) AS asked (merchant_id, invoice_id)
-JOIN audit_entry AS entry ON entry.merchant_id = asked.merchant_id AND entry.invoice_id = asked.invoice_id
+{by_key("audit_entry", "entry", *INVOICE)}
 WHERE entry.action IN ('accept', 'reject', 'cancel')
 """
-SEEN = """
+SEEN = f"""
 SELECT inbox.merchant_id, inbox.consumer, inbox.event_id
 FROM unnest($1::uuid[], $2::text[], $3::uuid[]) AS asked (merchant_id, consumer, event_id)
-JOIN inbox ON inbox.merchant_id = asked.merchant_id
-    AND inbox.consumer = asked.consumer AND inbox.event_id = asked.event_id
+{by_key("inbox", "inbox", "merchant_id", "consumer", "event_id")}
 """
 EVENT_OF = {move.action: move.event for move in (ACCEPT, REJECT, CANCEL)}
 
@@ -276,10 +273,10 @@ EVENTS_HAD_EFFECT = Compare(
     {"invoice": (SETTLING,), "inventory": (SEEN,)},
 )
 
-PARTY_VERSIONS = """
+PARTY_VERSIONS = f"""
 SELECT party.merchant_id, party.version
 FROM unnest($1::uuid[]) AS asked (merchant_id)
-JOIN party ON party.merchant_id = asked.merchant_id
+{by_key("party", "party", "merchant_id")}
 """
 
 
@@ -314,10 +311,10 @@ PARTIES_FOLLOW = Compare(
 )
 
 # ---- I16
-MOVED = """
+MOVED = f"""
 SELECT movement.merchant_id, movement.movement_id, movement.delta_milli
 FROM unnest($1::uuid[], $2::uuid[]) AS asked (merchant_id, movement_id)
-JOIN movement ON movement.merchant_id = asked.merchant_id AND movement.movement_id = asked.movement_id
+{by_key("movement", "movement", *MOVEMENT)}
 """
 
 
@@ -333,11 +330,7 @@ async def _sold_is_received(
         hold = core.reservation_id(row["rid"], row["attempt"])
         lines = items[row["merchant_id"], row["invoice_id"]]
         sold[row["invoice_id"]] = {(row["merchant_id"], core.movement_id(hold, i["sku"], "SALE")) for i in lines}
-        received[row["invoice_id"]] = {
-            (row["buyer_merchant_id"], core.movement_id(hold, name, "PURCHASE"))
-            for item in lines
-            for name in names(item["sku"], row["seller_gstin"], item["unit"])
-        }
+        received[row["invoice_id"]] = {(row["buyer_merchant_id"], id_) for id_ in _receipts(row, lines)}
     asked = list(set().union(*sold.values(), *received.values()))
     async with databases.snapshot("inventory") as inventory:
         found = await inventory.fetch(MOVED, [m for m, _ in asked], [i for _, i in asked])
@@ -364,9 +357,21 @@ SOLD_IS_RECEIVED = Compare(
     {"invoice": (ITEMS, STILL), "inventory": (MOVED,)},
 )
 
-# A receipt without its invoice: the acceptance commits first, so the invoice is read last.
+
+def _receipts(invoice: Row, lines: Sequence[Row]) -> set[Id]:
+    """The ids that the buyer's movements can have."""
+    hold = core.reservation_id(invoice["rid"], invoice["attempt"])
+    return {
+        core.movement_id(hold, name, "PURCHASE")
+        for item in lines
+        for name in names(item["sku"], invoice["seller_gstin"], item["unit"])
+    }
+
+
+# A receipt without its invoice, or a second one: the acceptance commits first, so the invoice is read last.
 ACCEPTED_BY = """
-SELECT invoice.buyer_merchant_id, invoice.invoice_id
+SELECT invoice.buyer_merchant_id, invoice.merchant_id, invoice.invoice_id, invoice.seller_gstin, invoice.rid,
+    invoice.attempt
 FROM invoice
 WHERE invoice.buyer_merchant_id = ANY ($1::uuid[]) AND invoice.invoice_id = ANY ($2::uuid[])
     AND invoice.takes_stock AND invoice.state IN ('ACCEPTED', 'PART_PAID', 'PAID')
@@ -378,11 +383,15 @@ async def _received_was_sold(databases: Databases, _: asyncpg.Connection, rows: 
         found = await connection.fetch(
             ACCEPTED_BY, list({row["merchant_id"] for row in rows}), list({row["invoice_id"] for row in rows})
         )
-    accepted = {(row["buyer_merchant_id"], row["invoice_id"]) for row in found}
+        items = await _items(connection, found)
+    receipts = {
+        (row["buyer_merchant_id"], row["invoice_id"]): _receipts(row, items[row["merchant_id"], row["invoice_id"]])
+        for row in found
+    }
     return [
-        f"movement {to_text(row['movement_id'])}: goods received, but that merchant accepted no such invoice"
+        f"movement {to_text(row['movement_id'])}: goods received, but not by an invoice that this merchant accepted"
         for row in rows
-        if (row["merchant_id"], row["invoice_id"]) not in accepted
+        if row["movement_id"] not in receipts.get((row["merchant_id"], row["invoice_id"]), ())
     ]
 
 
@@ -397,7 +406,7 @@ RECEIVED_WAS_SOLD = Compare(
         limit=5_000,
     ),
     _received_was_sold,
-    {"invoice": (ACCEPTED_BY,)},
+    {"invoice": (ACCEPTED_BY, ITEMS)},
 )
 
 # ---- I20

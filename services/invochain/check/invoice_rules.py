@@ -11,7 +11,7 @@ from invochain import core
 from invochain.api.invoice.v1 import invoice_service_pb2 as api
 from invochain.chassis import secrets
 from invochain.chassis.ids import to_text
-from invochain.check.rule import Compare, Row, Scan, sql
+from invochain.check.rule import Compare, Row, Scan, by_key, sql
 from invochain.check.snapshot import Databases
 from invochain.invoice.read_audit import _FIGURES, _differing
 
@@ -23,10 +23,11 @@ ENTRY = {"merchant_id": "uuid", "invoice_id": "uuid", "version": "bigint"}
 DECISION_AGE = "interval '8 days' - interval '1 hour'"
 
 # ---- I8
-INVOICES = """
+INVOICE_BY_KEY = by_key("invoice", "invoice", *INVOICE)
+INVOICES = f"""
 SELECT asked.place, invoice.rid, invoice.attempt, invoice.fingerprint
 FROM unnest($1::uuid[], $2::uuid[]) WITH ORDINALITY AS asked (merchant_id, invoice_id, place)
-JOIN invoice ON invoice.merchant_id = asked.merchant_id AND invoice.invoice_id = asked.invoice_id
+{INVOICE_BY_KEY}
 """
 
 
@@ -131,11 +132,11 @@ HEADER_IS_SUM = sql(
 )
 
 # Exact arithmetic in numeric: round() goes half away from zero, and no taxable value is below zero (RULES G39).
-TAX_DIFFERS = """
+TAX_DIFFERS = f"""
 SELECT item.merchant_id, item.invoice_id, item.line, invoice.document
 FROM unnest($1::uuid[], $2::uuid[]) AS asked (merchant_id, invoice_id)
-JOIN invoice ON invoice.merchant_id = asked.merchant_id AND invoice.invoice_id = asked.invoice_id
-JOIN invoice_item AS item ON item.merchant_id = invoice.merchant_id AND item.invoice_id = invoice.invoice_id
+{INVOICE_BY_KEY}
+{by_key("invoice_item", "item", *INVOICE)}
 CROSS JOIN LATERAL (
     SELECT item.taxable_paise::numeric
         * CASE WHEN invoice.supply_type IN ('SEZWOP', 'EXPWOP') THEN 0 ELSE item.gst_rate_milli END AS taxed
@@ -194,9 +195,9 @@ OUTBOX_VERSIONS = sql(
 )
 
 # ---- I13
-ENTRIES = """
+ENTRIES = f"""
 SELECT entry.* FROM unnest($1::uuid[], $2::uuid[]) AS asked (merchant_id, invoice_id)
-JOIN audit_entry AS entry ON entry.merchant_id = asked.merchant_id AND entry.invoice_id = asked.invoice_id
+{by_key("audit_entry", "entry", *INVOICE)}
 ORDER BY entry.merchant_id, entry.invoice_id, entry.version
 """
 

@@ -100,6 +100,16 @@ ORDER BY {mine}
         return [rows[-1][column] for column in self.key]
 
 
+def by_key(table: str, name: str, *key: str, where: str = "true") -> str:
+    """Joins the rows of `table` that have the key of what is `asked`, as `name`: one look into an index for each.
+
+    OFFSET 0 keeps the planner from reading the whole table for every page, as it does where statistics are missing or a
+    constant seems rare (seen with 100,000 holds: 212 us a row; 34 us like this).
+    """
+    same = " AND ".join(f"{table}.{column} = asked.{column}" for column in key)
+    return f"JOIN LATERAL (SELECT {table}.* FROM {table} WHERE {same} AND {where} OFFSET 0) AS {name} ON true"
+
+
 # Says what is wrong with rows of a page; the connection still sees the page's snapshot.
 Judge = Callable[[Databases, asyncpg.Connection, Sequence[Row], float], Awaitable[list[str]]]
 

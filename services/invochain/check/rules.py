@@ -67,7 +67,7 @@ RULES = (
         "I16",
         "what buyers received is what sellers sold",
         "lagged",
-        (across.SOLD_IS_RECEIVED, across.RECEIVED_WAS_SOLD),
+        (across.SOLD_IS_RECEIVED, across.RECEIVED_WAS_SOLD, stock.SOLD_ONCE),
     ),
     Rule("I17", "what clients were told stays true", "always", missing="it reads a client's log, not databases"),
     Rule(

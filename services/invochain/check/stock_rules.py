@@ -8,7 +8,7 @@ import asyncpg
 
 from invochain import core
 from invochain.chassis.ids import to_text
-from invochain.check.rule import Compare, Row, Scan, sql
+from invochain.check.rule import Compare, Row, Scan, by_key, sql
 from invochain.check.snapshot import Databases
 
 STOCK = {"merchant_id": "uuid", "sku": "text"}
@@ -112,12 +112,13 @@ STOCK_BOUNDS = sql(
             subject.sku, subject.merchant_id, subject.on_hand_milli, subject.reserved_milli) END""",
 )
 
-SIBLINGS = """
-SELECT asked.place, reservation.state FROM unnest($1::int[], $2::uuid[], $3::uuid[])
-    AS asked (place, merchant_id, reservation_id)
-JOIN reservation ON reservation.merchant_id = asked.merchant_id
-    AND reservation.reservation_id = asked.reservation_id AND reservation.resolver = 'INVOICE'
-WHERE reservation.state IN ('HELD', 'COMMITTED', 'REVERSED')
+HOLD_BY_KEY = by_key("reservation", "hold", "merchant_id", "reservation_id", where="reservation.resolver = 'INVOICE'")
+
+SIBLINGS = f"""
+SELECT asked.place, hold.state
+FROM unnest($1::int[], $2::uuid[], $3::uuid[]) AS asked (place, merchant_id, reservation_id)
+{HOLD_BY_KEY}
+WHERE hold.state IN ('HELD', 'COMMITTED', 'REVERSED')
 """
 
 
@@ -149,4 +150,42 @@ ONE_LASTING = Compare(
     ),
     _one_lasting,
     {"inventory": (SIBLINGS,)},
+)
+
+
+SOLD = f"""
+SELECT asked.place, item.quantity_milli
+FROM unnest($1::bigint[], $2::uuid[], $3::uuid[], $4::text[]) AS asked (place, merchant_id, reservation_id, sku)
+{HOLD_BY_KEY}
+CROSS JOIN LATERAL unnest(hold.skus, hold.quantities_milli) AS item (sku, quantity_milli)
+WHERE hold.state = 'COMMITTED' AND item.sku = asked.sku COLLATE "C"
+"""
+
+
+async def _sold_once(_: Databases, connection: asyncpg.Connection, rows: Sequence[Row], __: float) -> list[str]:
+    """A sale is what its hold held, under the one id that the hold and the SKU give: a second one has another id."""
+    found = await connection.fetch(
+        SOLD,
+        list(range(len(rows))),
+        *([row[name] for row in rows] for name in ("merchant_id", "reservation_id", "sku")),
+    )
+    held = {row["place"]: row["quantity_milli"] for row in found}
+    return [
+        f"movement {to_text(row['movement_id'])}: it is not what a hold of that merchant sold"
+        for place, row in enumerate(rows)
+        if held.get(place) != -row["delta_milli"]
+        or row["movement_id"] != core.movement_id(row["reservation_id"], row["sku"], "SALE")
+    ]
+
+
+SOLD_ONCE = Compare(
+    Scan(
+        "inventory",
+        "movement",
+        MOVEMENT,
+        columns="merchant_id, movement_id, reservation_id, sku, delta_milli",
+        where="kind = 'SALE'",
+    ),
+    _sold_once,
+    {"inventory": (SOLD,)},
 )

@@ -23,7 +23,13 @@ BREAKS: dict[str, tuple[str, str, str]] = {
         "inventory",
         f"UPDATE stock SET on_hand_milli = on_hand_milli + 1 WHERE {one('stock', FREE)}",
     ),
-    "a movement without stock": ("I1", "inventory", f"UPDATE movement SET sku = 'NO-SUCH' WHERE {one('movement')}"),
+    "a movement that is gone": ("I1", "inventory", f"DELETE FROM movement WHERE {one('movement')}"),
+    "a movement without stock": (
+        "I1",
+        "inventory",
+        """INSERT INTO movement (merchant_id, movement_id, sku, kind, delta_milli)
+           VALUES (gen_random_uuid(), gen_random_uuid(), 'NO-SUCH', 'ADJUSTMENT', 1)""",
+    ),
     "reserved for nothing": (
         "I2",
         "inventory",
@@ -32,7 +38,8 @@ BREAKS: dict[str, tuple[str, str, str]] = {
     "a hold on what is not there": (
         "I2",
         "inventory",
-        f"UPDATE reservation SET skus = ARRAY['NO-SUCH'] WHERE {one('reservation', HELD)}",
+        """INSERT INTO reservation (merchant_id, reservation_id, resolver, state, rid, attempt, skus, quantities_milli)
+           SELECT id, id, 'NONE', 'PENDING', id, 1, '{NO-SUCH}', '{1}' FROM gen_random_uuid() AS id""",
     ),
     "more reserved than there is": (
         "I3",
@@ -176,6 +183,15 @@ BREAKS: dict[str, tuple[str, str, str]] = {
         "inventory",
         "DELETE FROM inbox WHERE consumer = 'inventory.receive'",
     ),
+    **{
+        f"an event of {room} that nobody publishes": (
+            "I15",
+            room,
+            """INSERT INTO outbox (merchant_id, event_id, aggregate_id, version, partition, type, payload)
+               VALUES (gen_random_uuid(), gen_random_uuid(), gen_random_uuid(), 1, 0, 'invochain.x.y.v1', '')""",
+        )
+        for room in ("merchant", "inventory")
+    },
     "a merchant whose copy is old": ("I15", "invoice", f"UPDATE party SET version = 0 WHERE {one('party')}"),
     "a merchant nobody told of": ("I15", "invoice", "DELETE FROM inbox WHERE consumer = 'invoice.parties'"),
     # ---- goods
@@ -186,6 +202,20 @@ BREAKS: dict[str, tuple[str, str, str]] = {
         "inventory",
         """INSERT INTO movement (merchant_id, movement_id, sku, kind, delta_milli, invoice_id)
            SELECT merchant_id, gen_random_uuid(), sku, 'PURCHASE', 1, gen_random_uuid() FROM stock""",
+    ),
+    "goods received twice": (
+        "I16",
+        "inventory",
+        """INSERT INTO movement (merchant_id, movement_id, sku, kind, delta_milli, invoice_id, reservation_id)
+           SELECT merchant_id, gen_random_uuid(), sku, kind, delta_milli, invoice_id, reservation_id
+           FROM movement WHERE kind = 'PURCHASE'""",
+    ),
+    "goods sold twice": (
+        "I16",
+        "inventory",
+        """INSERT INTO movement (merchant_id, movement_id, sku, kind, delta_milli, invoice_id, reservation_id)
+           SELECT merchant_id, gen_random_uuid(), sku, kind, delta_milli, invoice_id, reservation_id
+           FROM movement WHERE kind = 'SALE'""",
     ),
     # ---- owners
     "a line of another merchant": (
@@ -218,6 +248,18 @@ BREAKS: dict[str, tuple[str, str, str]] = {
         "I20",
         "merchant",
         "ALTER TABLE merchant ALTER COLUMN annual_turnover_paise TYPE double precision",
+    ),
+    "a quantity in a float": (
+        "I20",
+        "inventory",
+        "ALTER TABLE movement ALTER COLUMN delta_milli TYPE double precision",
+    ),
+    "a tax in a numeric": ("I20", "invoice", "ALTER TABLE invoice_item ALTER COLUMN cess_paise TYPE numeric"),
+    "stock beyond what sums can hold": (
+        "I20",
+        "inventory",
+        """ALTER TABLE stock DROP CONSTRAINT stock_on_hand_bounded;
+           UPDATE stock SET on_hand_milli = 100000000000000001""",
     ),
     "an amount below zero": ("I20", "invoice", f"UPDATE invoice_item SET cess_paise = -1 WHERE {one('invoice_item')}"),
     "a quantity of nothing": (
