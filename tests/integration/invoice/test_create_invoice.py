@@ -162,6 +162,31 @@ class TestTheSameKey:
 
         await market.until(only_the_first_is_held)
 
+    @pytest.mark.parametrize("purged", [False, True])
+    @pytest.mark.parametrize("units", [0, 3, 500])
+    async def test_with_a_body_that_takes_stock_of_its_own_keeps_none(self, market, seller, buyer, units, purged):
+        """The first body took no stock, so the other one meets no hold, only the decision (or the invoice where that is
+        purged): KEY_REUSED, never a refusal for want of stock, and what it held comes free."""
+        key = fresh_key()
+        first = market.invoice(buyer, market.line(1, sku=""))
+        invoice = await market.issue(seller, first, key)
+        if purged:
+            await market.sql(
+                "invoice", "DELETE FROM decision WHERE merchant_id = $1::text::uuid", seller.merchant.merchant_id
+            )
+        await _flush(market)
+
+        other = market.invoice(buyer, market.line(units or 2, sku="BOLT-M8" if units else ""))
+        refusal = await market.refused(market.invoices.CreateInvoice, other, seller, key)
+
+        assert refusal.reason == "KEY_REUSED_WITH_DIFFERENT_PAYLOAD"
+
+        async def nothing_is_held() -> bool:
+            return await market.stock(seller) == (100, 0)
+
+        await market.until(nothing_is_held)
+        assert await market.issue(seller, first, key) == invoice
+
     async def test_by_another_merchant_is_another_key(self, market, seller, buyer):
         """The scope of a key is its merchant."""
         key, request = fresh_key(), market.invoice(fresh_gstin("29"), market.line(sku=""))

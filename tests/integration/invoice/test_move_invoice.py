@@ -377,3 +377,44 @@ class TestABuyerWhoRegistersLater:
         accepted = await move(market, "accept", late, invoice.invoice_id, etag=invoice.etag)
         assert (accepted.state, accepted.version) == (pb.ACCEPTED, 2)
         assert await broken_audit(market, invoice.invoice_id) == ""
+
+
+class TestTheAuditChain:
+    @pytest.mark.parametrize(
+        ("table", "change"),
+        [
+            ("invoice", "state = 'ACCEPTED'"),
+            ("invoice", "reason = 'another one'"),
+            ("invoice", "total_paise = total_paise + 1"),
+            ("invoice", "taxable_paise = taxable_paise - 1"),
+            ("invoice", "buyer_gstin = '29AAPFU0939F1ZR'"),
+            ("invoice", "invoice_date = invoice_date - 1"),
+            ("invoice", "version = version + 1"),
+            ("invoice", "audit_head = sha256('x')"),
+            ("invoice", "document = document || '\\x980101'::bytea"),
+            ("audit_entry", "action = 'accept'"),
+            ("audit_entry", "time_micros = time_micros + 1"),
+            ("audit_entry", "actor_id = gen_random_uuid()"),
+            ("audit_entry", "payload = payload || '\\x00'::bytea"),
+            ("audit_entry", "salt = substr(sha256('x'), 1, 16)"),
+            ("audit_entry", "previous = sha256('x')"),
+            ("audit_entry", "hash = sha256('x')"),
+            ("audit_entry", "mac = sha256('x')"),
+        ],
+    )
+    async def test_shows_every_change_of_a_row(self, market, pair, table, change):
+        """Whoever changes the invoice's row or an entry by hand is found out; put back, the chain verifies again."""
+        invoice_id = await issued(market, pair)
+        await move(market, "request_edit", pair["buyer"], invoice_id)
+        assert await broken_audit(market, invoice_id) == ""
+        column = change.split(" = ")[0]
+        where = "invoice_id = $1::text::uuid" + (" AND version = 2" if table == "audit_entry" else "")
+        (before,) = await market.sql("invoice", f"SELECT {column} AS kept FROM {table} WHERE {where}", invoice_id)
+        await market.sql("invoice", f"UPDATE {table} SET {change} WHERE {where}", invoice_id)
+        try:
+            assert await broken_audit(market, invoice_id) != ""
+        finally:
+            back = f"UPDATE {table} SET {column} = $2 WHERE invoice_id = $1::text::uuid"
+            back += " AND version = 2" if table == "audit_entry" else ""
+            await market.sql("invoice", back, invoice_id, before["kept"])
+        assert await broken_audit(market, invoice_id) == ""

@@ -105,6 +105,52 @@ class TestAHoldWhoseRequestDied:
         assert await market.issue(seller, request, key) == invoice
         assert await market.stock(seller) == (100, 10)
 
+    async def test_is_followed_by_one_attempt_2_however_many_retry_at_once(self, market, seller, buyer):
+        """Twelve retries through two processes without Redis join the reopened attempt: one claims it, the others
+        answer from its row."""
+        key, request = fresh_key(), market.invoice(buyer)
+        await hold_by_hand(market, seller, request, key)
+        await age_holds(market, 31, seller)
+        await settle(market)
+        async with AsyncExitStack() as stack:
+            doors = [await another_door(market, stack, redis_url="") for _ in range(2)]
+            outcomes = await asyncio.gather(
+                *(outcome(market, doors[n % 2].CreateInvoice, request, seller, key) for n in range(12))
+            )
+            told = {o.reason for o in outcomes if isinstance(o, Refused)}
+            assert told <= {"CONCURRENT_REQUEST", "SAGA_ABORTED"}
+            assert len({o.invoice_id for o in outcomes if not isinstance(o, Refused)}) == 1
+        assert (await decision_of(market, seller, key))[:2] == ("SUCCEEDED", 2)
+        assert await market.stock(seller) == (100, 10)
+
+    async def test_is_not_claimed_again_once_its_attempt_has_ended(self, market, seller, buyer, monkeypatch):
+        """A handler that joined OPEN(2) comes to DECIDE after another one succeeded there: it replays that answer."""
+        key, request = fresh_key(), market.invoice(buyer, market.line(sku=""))
+        rid = core.request_id(seller.merchant_id, "invoice.create", key)
+        await market.sql(
+            "invoice",
+            """INSERT INTO decision (merchant_id, rid, operation, state, attempt, fingerprint, fp_version)
+               VALUES ($1::text::uuid, $2::text::uuid, 'invoice.create', 'OPEN', 2, $3, 1)""",
+            seller.merchant.merchant_id,
+            to_text(rid),
+            fingerprint_of(request),
+        )
+        async with AsyncExitStack() as stack:
+            second = await another_door(market, stack, redis_url="")
+            real, rival = decide.reopen, []
+
+            async def overtaken(room, work, at, **how):
+                ready = await real(room, work, at, **how)
+                if not rival:
+                    rival.append(None)
+                    rival[0] = await market.call(second.CreateInvoice, request, seller, key)
+                return ready
+
+            monkeypatch.setattr(decide, "reopen", overtaken)
+            invoice = await market.issue(seller, request, key)
+        assert invoice == rival[0]
+        assert market.last_metadata["x-idempotent-replayed"] == "true"
+
     async def test_of_an_open_second_attempt_is_fenced_as_its_own_attempt(self, market, seller, buyer):
         """OPEN(2) whose handler died: ABORTED(2), released; the next retry is attempt 3."""
         key, request = fresh_key(), market.invoice(buyer)
