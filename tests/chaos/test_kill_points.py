@@ -16,6 +16,7 @@ import asyncio
 import random
 import re
 import time
+import uuid
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
@@ -159,6 +160,15 @@ class Scene:
     def asking(self) -> asyncio.Task[None]:
         return asyncio.create_task(self.load.run(self.asks, self.size.clients))
 
+    async def decided_settled(self, left: dict[str, set[uuid.UUID]], since: float) -> float:
+        """Waits until those of the holds `left` whose request was decided are settled; fails at their bound."""
+        decided = left["SUCCEEDED"] | left["FAILED"]
+        while still := decided & set().union(*(await books.pending_by_row(self.market, self.seller)).values()):
+            took = time.monotonic() - since
+            assert took <= self.size.decided_s, f"{len(still)} holds of decided requests are pending after {took:.1f} s"
+            await asyncio.sleep(0.05)
+        return time.monotonic() - since
+
     def measured(self, what: str, took: float, bound: float) -> None:
         self.repairs.append(f"{what} {took:.1f} s of {bound:g} s")
 
@@ -239,32 +249,42 @@ async def killed_at(field: Field, name: str) -> None:
     asking = scene.asking()
     died = await field.processes.death(row.process, FAULT_WITHIN_S)
     until = await books.now(field.market)
-    await left_behind(scene, row)
+    left = await left_behind(scene, row)
     markers = await markers_in(field.market) if row.fault.startswith("create.marked") else set()
     starting = asyncio.create_task(field.processes.start(row.process))
-    bound = field.size.decided_s if row.decided else field.size.undecided_s
+    # Whatever the row: others were under way, and undecided, when the process died.
+    bound = field.size.undecided_s
     if row.process == "inventory":
         # The bound begins when it is back.
         await starting
         died = time.monotonic()
-    gone, settled = await asyncio.gather(markers_gone(field.market, markers, died), field.repaired(until, died, bound))
+    gone, decided, settled = await asyncio.gather(
+        markers_gone(field.market, markers, died),
+        scene.decided_settled(left, died),
+        field.repaired(until, died, bound),
+    )
     if markers:
         scene.measured("markers gone", gone, MARKER_S)
-    scene.measured("settled", settled, bound)
+    if row.decided:
+        scene.measured("settled", decided, field.size.decided_s)
+    else:
+        scene.measured("settled", settled, bound)
     await starting
     await scene.patient_go_on(asking)
 
     await scene.close()
 
 
-async def left_behind(scene: Scene, row: Row) -> None:
+async def left_behind(scene: Scene, row: Row) -> dict[str, set[uuid.UUID]]:
     """The state of the table's second column is there; else the process died somewhere else, and the run is void."""
+    found = await books.pending_by_row(scene.market, scene.seller)
     if row.leaves:
-        left = (await books.pending_by_row(scene.market, scene.seller))[row.leaves]
+        left = found[row.leaves]
         assert left, f"void: no PENDING hold of a request that is {row.leaves}"
         told = {books.rid_of(scene.seller, key) for key, _ in scene.log.final}
         if row.told:
             assert left & told, "void: nobody was told an answer whose hold is still PENDING"
+    return found
 
 
 async def markers_in(market: Market) -> set[tuple[bytes, bytes]]:
@@ -294,12 +314,14 @@ async def test_a_confirm_that_finds_no_inventory_is_made_up_for_by_the_resolver(
     await field.processes.said("invoice", '"confirm.send"', FAULT_WITHIN_S)
     until = await books.now(field.market)
     await field.processes.kill9("inventory")
-    assert await books.pending(field.market, until), "void: the confirm was not lost"
+    left = await books.pending_by_row(field.market, scene.seller)
+    assert left["SUCCEEDED"], "void: the confirm was not lost"
     # Until its tries are used up and the resolver's turn has come.
     await field.processes.said("invoice", "left_to_the_resolver", FAULT_WITHIN_S)
     await field.processes.start("inventory")
     back = time.monotonic()
-    scene.measured("settled", await field.repaired(until, back, field.size.decided_s), field.size.decided_s)
+    scene.measured("settled", await scene.decided_settled(left, back), field.size.decided_s)
+    await field.repaired(until, back, field.size.undecided_s)
     await scene.patient_go_on(asking)
 
     await scene.close()
