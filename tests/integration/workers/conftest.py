@@ -19,6 +19,10 @@ TOPIC = "invoice.events"
 MERCHANT = b"\x07" * 16
 
 LOCK = Sql("test_lock_aggregate", "SELECT pg_advisory_xact_lock(hashtextextended(encode($1::bytea, 'hex'), 0))")
+# Writers queue for one aggregate on purpose; on a busy machine their turn may take longer than a caller would wait.
+PATIENT = Sql(
+    "test_patient", "SELECT set_config('lock_timeout', '30s', true), set_config('statement_timeout', '30s', true)"
+)
 WAITING = Sql("test_outbox_count", "SELECT count(*) FROM outbox")
 
 
@@ -44,6 +48,7 @@ class Source:
 
     async def tell(self, aggregate: bytes, count: int = 1, payload: bytes = b"") -> None:
         async with self.postgres.transaction(wait_s=10) as tx:
+            await tx.execute(PATIENT)
             await tx.fetch(LOCK, aggregate)
             first = self.versions.get(aggregate, 0) + 1
             self.versions[aggregate] = first + count - 1
