@@ -120,11 +120,13 @@ bench: build ## measure on this machine (benchmarks/)
 chaos: build ## one file per failure; wants a quiet machine
 	@$(call need,tests/chaos)
 	@pytest -m 'long or not long' tests/chaos $(ARGS)
-fuzz: $(STAMP)/setup ## fuzz the Rust core (FUZZ_S seconds a target; needs a nightly Rust and cargo-fuzz)
+fuzz: build ## fuzz the Rust core (FUZZ_S seconds a target; nightly Rust, cargo-fuzz), then 10 million documents against the oracle
 	@cargo +nightly fuzz --version >/dev/null 2>&1 || { echo 'a nightly Rust or cargo-fuzz is missing; install them:' \
 	   'rustup toolchain install nightly && cargo install cargo-fuzz'; exit 1; }
 	@for target in $$(cargo +nightly fuzz list --fuzz-dir core-rs/fuzz); do \
 	   cargo +nightly fuzz run --fuzz-dir core-rs/fuzz "$$target" -- -max_total_time=$(or $(FUZZ_S),60); done
+	@$(call say,'the engine against the oracle: ten million documents (about 45 minutes of a core)')
+	@python -m tests.oracle.differential $(or $(FUZZ_DOCUMENTS),10_000_000)
 mutants: $(STAMP)/setup ## change the Rust core and see whether a test notices (needs cargo-mutants)
 	@cargo mutants --version >/dev/null 2>&1 || { echo 'cargo-mutants is missing; install it: cargo install cargo-mutants'; exit 1; }
 	@cargo mutants --config core-rs/core/mutants.toml --jobs 2 $(ARGS)
