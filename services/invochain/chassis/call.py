@@ -6,7 +6,7 @@ Any transport makes a `Call` and waits for its answer, so a second, faster one u
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from google.protobuf.message import Message
@@ -91,6 +91,3 @@ def reply_all(calls: Sequence[Call], refusal: Refusal) -> None:
     """Refuses every call that has no answer yet."""
     for call in calls:
         call.refuse(refusal)
-
-
-Metadata = Mapping[str, str]
