@@ -13,7 +13,7 @@ from invochain.chassis import secrets
 from invochain.chassis.ids import to_text
 from invochain.check.rule import Compare, Row, Scan, by_key, sql
 from invochain.check.snapshot import Databases
-from invochain.invoice.read_audit import _FIGURES, _differing
+from invochain.invoice.read_audit import FIGURES, differing_fields
 
 INVOICE = {"merchant_id": "uuid", "invoice_id": "uuid"}
 DECISION = {"merchant_id": "uuid", "rid": "uuid"}
@@ -218,7 +218,7 @@ async def _chains_hold(
             fault = f"entry {wrong[0] + 1}: {wrong[1]}"
         elif not chain or chain[-1]["hash"] != row["audit_head"]:
             fault = "its row does not stand where its newest entry left it"
-        elif differing := _differing(row, chain[-1]["payload"]):
+        elif differing := differing_fields(row, chain[-1]["payload"]):
             fault = f"its row says another {differing} than its entries"
         else:
             continue
@@ -240,7 +240,7 @@ CHAINS_HOLD = Compare(
         "invoice",
         INVOICE,
         columns="merchant_id, invoice_id, number, state, reason, buyer_gstin, invoice_date, audit_head, document, "
-        + ", ".join(_FIGURES),
+        + ", ".join(FIGURES),
         # Documents of a thousand lines are large.
         limit=200,
     ),

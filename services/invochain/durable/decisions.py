@@ -1,7 +1,7 @@
 """Decision rows: a request's fate is one row, committed with its effect (PROTOCOL R1, 4.1).
 
 `once` is for commands of one transaction (merchant, stock). The hot path of invoices uses the batch functions in
-`invoice/decide.py`, which speak to the same table.
+`invoice/decide.py` and `attempts.py`, which speak to the same table.
 """
 
 from __future__ import annotations

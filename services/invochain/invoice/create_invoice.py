@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass, field
 
 from invochain import core
 from invochain.chassis import clock, faults
@@ -22,53 +21,17 @@ from invochain.errors import (
     SagaAborted,
     Told,
 )
-from invochain.invoice import decide
-from invochain.invoice.inventory_port import Hold
+from invochain.invoice import attempts, decide, number_series
 from invochain.invoice.invoice import CREATE, BatchRefused, InvoiceInvalid
-from invochain.invoice.outcomes import Asked, refused, success
+from invochain.invoice.outcomes import Asked
 from invochain.invoice.room import InvoiceRoom, SeriesKey, Waiting
+from invochain.invoice.standing import after_unknown_commit, answer_loser
+from invochain.invoice.work import Work
 
 # DECIDE is started only with this much left to its caller (PROTOCOL 13).
 DECIDE_NEEDS_S = 0.5
 # Items of a busy series that are decided together; as many as a batch has at most by default.
 LANE_ITEMS_MAX = 500
-
-
-@dataclass(slots=True)
-class Work:
-    """A batch on its way. Positions are those of `calls` and `drafts`; what is answered is in no list any more."""
-
-    calls: Sequence[Call]
-    drafts: core.Drafts
-    # By position: which attempt of its request this is (PROTOCOL 4.1).
-    attempt: list[int]
-    started: float
-    # Positions whose attempt holds stock, as far as we know.
-    held: set[int] = field(default_factory=set)
-    # Positions whose attempt was fenced off before it could reserve.
-    tombstoned: set[int] = field(default_factory=set)
-    # By position: the outcome that may be kept, once it is final.
-    final: dict[int, tuple[bytes, bytes]] = field(default_factory=dict)
-
-    def answer(self, position: int, response: bytes, *, replayed: bool) -> None:
-        """A success, after COMMIT."""
-        self.final[position] = success(response)
-        self.calls[position].reply(response, replayed=replayed)
-
-    def refuse(self, position: int, refusal: Refusal, *, final: bool = False, replayed: bool = False) -> None:
-        """A refusal; a final one is in its decision row."""
-        if final:
-            self.final[position] = refused(refusal)
-        self.calls[position].refuse(refusal, replayed=replayed)
-
-    def fingerprint(self, position: int) -> bytes:
-        return self.drafts.fingerprints([position])[0]
-
-    def hold(self, position: int) -> Hold:
-        """The hold of a position's present attempt."""
-        at = [position]
-        drafts = self.drafts
-        return Hold(drafts.merchant_ids(at)[0], drafts.rids(at)[0], self.attempt[position], drafts.fingerprints(at)[0])
 
 
 async def create_invoices(room: InvoiceRoom, calls: list[Call]) -> Collection[Call]:
@@ -211,14 +174,14 @@ async def record_refusals(room: InvoiceRoom, work: Work, definite: dict[int, Ref
 
     async def one_transaction(positions: Sequence[int]) -> None:
         await faults.reach("refuse.known")
-        told = await decide.refuse(room, work, {p: definite[p] for p in positions})
+        told = await attempts.refuse(room, work, {p: definite[p] for p in positions})
         for position, verdict in told.items():
             if verdict is None:
                 work.refuse(position, definite[position], final=True)
             elif verdict.may_go_on(work.fingerprint(position)):
                 work.tombstoned.add(position)
             else:
-                decide.answer_loser(room, work, position, verdict)
+                answer_loser(room, work, position, verdict)
 
     await run_isolating_poison(list(definite), one_transaction, lambda failed, why: _fail(work, failed, why))
 
@@ -232,7 +195,8 @@ async def settle_one_batch(room: InvoiceRoom, work: Work, at: list[int], *, wait
     try:
         return await decide.decide(room, work, at, wait=wait)
     except CommitUnknown:
-        return await decide.after_unknown_commit(room, work, at)
+        await after_unknown_commit(room, work, at)
+        return decide.Verdict()
 
 
 def to_lanes(room: InvoiceRoom, work: Work, busy: Mapping[SeriesKey, list[int]]) -> list[Call]:
@@ -300,11 +264,11 @@ async def _one_lane_batch(room: InvoiceRoom, waiting: Sequence[Waiting]) -> None
 
 async def _with_series(room: InvoiceRoom, work: Work, at: list[int]) -> list[int]:
     """Sees to it that the counter rows are there; answers those that cannot have one. A busy merchant delays nobody."""
-    new = decide.without_series(room, work, at)
+    new = number_series.without_series(room, work, at)
     ready = set(at) - set(new)
 
     async def one_transaction(positions: Sequence[int]) -> None:
-        ready.update(await decide.make_series(room, work, list(positions)))
+        ready.update(await number_series.make_series(room, work, list(positions)))
 
     if new:
         await run_isolating_poison(new, one_transaction, lambda failed, why: _fail(work, failed, why))
@@ -313,7 +277,7 @@ async def _with_series(room: InvoiceRoom, work: Work, at: list[int]) -> list[int
 
 async def _next_attempt(room: InvoiceRoom, work: Work, at: list[int]) -> list[Call]:
     """An aborted attempt stood in the way (the request began without reading its row): take the next one, once."""
-    ready = await decide.reopen(room, work, at)
+    ready = await attempts.reopen(room, work, at)
     for position in ready:
         work.tombstoned.discard(position)
         work.held.discard(position)
@@ -401,14 +365,14 @@ async def _issue_whole(room: InvoiceRoom, work: Work, at: list[int]) -> None:
         if clock.monotonic() - work.started > room.task_life_s:
             raise SagaAborted()
         # Unlike a single request, this one reads before it begins: an earlier try of the batch may have aborted it.
-        open_ = await decide.reopen(room, work, at, new_too=True)
+        open_ = await attempts.reopen(room, work, at, new_too=True)
         if not _any_refused(work.calls):
             open_ = await reserve(room, work, open_)
         for position in work.tombstoned:
             work.refuse(position, SagaAborted())
         open_ = [p for p in open_ if _in_time(work, p)]
         if _any_refused(work.calls):
-            await decide.refuse_whole(room, work, open_, {})
+            await attempts.refuse_whole(room, work, open_, {})
         elif open_:
             await _decide_whole(room, work, open_)
 
@@ -420,9 +384,9 @@ async def _decide_whole(room: InvoiceRoom, work: Work, at: list[int]) -> None:
     try:
         verdict = await decide.decide(room, work, at, whole=True, wait=True)
     except decide.NotWhole as not_whole:
-        await decide.refuse_whole(room, work, at, not_whole.refusals)
+        await attempts.refuse_whole(room, work, at, not_whole.refusals)
     except CommitUnknown:
-        await decide.after_unknown_commit(room, work, at)
+        await after_unknown_commit(room, work, at)
     else:
         for position in verdict.again:
             work.refuse(position, SagaAborted())

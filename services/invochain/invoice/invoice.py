@@ -9,6 +9,7 @@ from invochain.api.invoice.v1 import invoice_events_pb2 as events
 from invochain.api.invoice.v1 import invoice_service_pb2 as api
 from invochain.errors import Code, FieldViolation, Refusal, Retry, ValidationFailed
 
+DOC_TYPE = "INV"
 CREATE = "invoice.create"
 ISSUED_TYPE = "invochain.invoice.issued.v1"
 REASON_CHARS_MAX = 2_000
@@ -72,6 +73,10 @@ def state_number(state: str) -> int:
 def allowed_actions(state: str, *, seller: bool, buyer: bool) -> list[str]:
     """What a party may do with an invoice in this state."""
     return [move.action for move in MOVES if state in move.starts and (buyer if move.by_buyer else seller)]
+
+
+# Of the seller, with an invoice just issued.
+FIRST_ACTIONS = allowed_actions("ISSUED", seller=True, buyer=False)
 
 
 # An error's details travel in response headers, of which a peer takes 8 KiB (gRPC's default), in base64.

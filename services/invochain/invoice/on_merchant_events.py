@@ -13,7 +13,7 @@ from invochain.chassis.postgres import Postgres, Sql
 from invochain.chassis.settings import Settings
 from invochain.durable import inbox
 from invochain.durable.inbox import Received, Subscription
-from invochain.invoice.decide import INVOICES_OF_GSTIN, bucket
+from invochain.invoice.name_locks import INVOICES_OF_GSTIN, bucket
 from invochain.invoice.parties import keep
 
 PARTIES = "invoice.parties"

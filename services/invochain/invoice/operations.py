@@ -11,8 +11,7 @@ from invochain.chassis.ids import Id, from_text
 from invochain.chassis.postgres import CommitUnknown, Sql, Tx
 from invochain.chassis.server import KEY_GRAMMAR
 from invochain.errors import DependencyDown, KeyInvalid, SagaAborted, invalid
-from invochain.invoice.decide import FIRST_ACTIONS
-from invochain.invoice.invoice import CREATE, OPERATIONS, ROLE_OF, CancelledByClient, InvoiceNotFound
+from invochain.invoice.invoice import CREATE, FIRST_ACTIONS, OPERATIONS, ROLE_OF, CancelledByClient, InvoiceNotFound
 from invochain.invoice.room import InvoiceRoom
 
 Request = api.GetOperationRequest | api.CancelOperationRequest

@@ -68,7 +68,7 @@ async def read_audit(tx: Tx, invoice_id: Id, audit_key: bytes) -> AuditTrail | N
         broken = f"entry {fault[0] + 1}: {fault[1]}"
     elif not rows or rows[-1]["hash"] != invoice["audit_head"] or rows[-1]["version"] != invoice["version"]:
         broken = "the invoice's row does not stand where its newest entry left it"
-    elif differing := _differing(invoice, rows[-1]["payload"]):
+    elif differing := differing_fields(invoice, rows[-1]["payload"]):
         broken = f"the invoice's row says another {differing} than its entries"
     else:
         broken = ""
@@ -87,7 +87,7 @@ async def read_audit(tx: Tx, invoice_id: Id, audit_key: bytes) -> AuditTrail | N
     return AuditTrail(bytes(invoice["merchant_id"]), invoice_id, invoice["number"], invoice["state"], entries, broken)
 
 
-def _differing(invoice: asyncpg.Record, newest: bytes | None) -> str:
+def differing_fields(invoice: asyncpg.Record, newest: bytes | None) -> str:
     """The first column of the row that is not what the entries say; empty if all agree."""
     document = api.Invoice.FromString(invoice["document"])
     last = document if newest is None else api.Invoice.FromString(newest)
@@ -98,18 +98,18 @@ def _differing(invoice: asyncpg.Record, newest: bytes | None) -> str:
         "number": document.number,
         "buyer_gstin": document.buyer.gstin,
         "invoice_date": dt.date(date.year, date.month, date.day),
-        **{name: getattr(totals, name) for name in _FIGURES},
+        **{name: getattr(totals, name) for name in FIGURES},
     }
     return next((name for name, value in told.items() if invoice[name] != value), "")
 
 
-_FIGURES = ("taxable_paise", "igst_paise", "cgst_paise", "sgst_paise", "cess_paise", "state_cess_paise", "total_paise")
+FIGURES = ("taxable_paise", "igst_paise", "cgst_paise", "sgst_paise", "cess_paise", "state_cess_paise", "total_paise")
 
 # By invoice alone: for operators, who know no merchant.
 INVOICE = Sql(
     "audit_invoice",
     f"""
-SELECT merchant_id, number, state, reason, version, buyer_gstin, invoice_date, {", ".join(_FIGURES)}, audit_head,
+SELECT merchant_id, number, state, reason, version, buyer_gstin, invoice_date, {", ".join(FIGURES)}, audit_head,
     document
 FROM invoice WHERE invoice_id = $1
 """,

@@ -14,7 +14,7 @@ from invochain.chassis import clock
 from invochain.chassis.call import Call, Principal
 from invochain.chassis.ids import new_id
 from invochain.errors import DependencyDown
-from invochain.invoice import create_invoice, decide
+from invochain.invoice import create_invoice, decide, name_locks
 from invochain.invoice.create_invoice import create_invoices
 from invochain.invoice.room import InvoiceRoom
 from tests.integration.invoice.probes import age_holds, decision_of, hold_states, outcome, settle
@@ -164,7 +164,7 @@ class TestASeries:
         """Making a first counter row waits for the merchant's own numbers under way; a neighbour does not wait."""
         other = await market.register("27")
         await market.issue(other, market.invoice(buyer, market.line(1, sku="")))
-        bucket = decide.bucket(seller.merchant_id)
+        bucket = name_locks.bucket(seller.merchant_id)
         mine = call_of(seller.merchant_id, market.invoice(buyer, market.line(1, sku="")))
         theirs = call_of(other.merchant_id, market.invoice(buyer, market.line(1, sku="")))
         async with locked(market, "SELECT pg_advisory_xact_lock_shared(1, $1)::text", bucket):

@@ -13,7 +13,7 @@ from invochain.chassis import clock
 from invochain.chassis.ids import to_text
 from invochain.chassis.postgres import CommitUnknown
 from invochain.errors import DependencyDown
-from invochain.invoice import decide
+from invochain.invoice import attempts, decide
 from invochain.invoice.resolve_sagas import resolve
 from tests.integration.invoice.probes import (
     age_holds,
@@ -137,7 +137,7 @@ class TestAHoldWhoseRequestDied:
         )
         async with AsyncExitStack() as stack:
             second = await another_door(market, stack, redis_url="")
-            real, rival = decide.reopen, []
+            real, rival = attempts.reopen, []
 
             async def overtaken(room, work, at, **how):
                 ready = await real(room, work, at, **how)
@@ -146,7 +146,7 @@ class TestAHoldWhoseRequestDied:
                     rival[0] = await market.call(second.CreateInvoice, request, seller, key)
                 return ready
 
-            monkeypatch.setattr(decide, "reopen", overtaken)
+            monkeypatch.setattr(attempts, "reopen", overtaken)
             invoice = await market.issue(seller, request, key)
         assert invoice == rival[0]
         assert market.last_metadata["x-idempotent-replayed"] == "true"

@@ -1,0 +1,49 @@
+"""A batch of requests on its way to being issued: what the steps hand to each other."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from invochain import core
+from invochain.chassis.call import Call
+from invochain.errors import Refusal
+from invochain.invoice.inventory_port import Hold
+from invochain.invoice.outcomes import refused, success
+
+
+@dataclass(slots=True)
+class Work:
+    """A batch on its way. Positions are those of `calls` and `drafts`; what is answered is in no list any more."""
+
+    calls: Sequence[Call]
+    drafts: core.Drafts
+    # By position: which attempt of its request this is (PROTOCOL 4.1).
+    attempt: list[int]
+    started: float
+    # Positions whose attempt holds stock, as far as we know.
+    held: set[int] = field(default_factory=set)
+    # Positions whose attempt was fenced off before it could reserve.
+    tombstoned: set[int] = field(default_factory=set)
+    # By position: the outcome that may be kept, once it is final.
+    final: dict[int, tuple[bytes, bytes]] = field(default_factory=dict)
+
+    def answer(self, position: int, response: bytes, *, replayed: bool) -> None:
+        """A success, after COMMIT."""
+        self.final[position] = success(response)
+        self.calls[position].reply(response, replayed=replayed)
+
+    def refuse(self, position: int, refusal: Refusal, *, final: bool = False, replayed: bool = False) -> None:
+        """A refusal; a final one is in its decision row."""
+        if final:
+            self.final[position] = refused(refusal)
+        self.calls[position].refuse(refusal, replayed=replayed)
+
+    def fingerprint(self, position: int) -> bytes:
+        return self.drafts.fingerprints([position])[0]
+
+    def hold(self, position: int) -> Hold:
+        """The hold of a position's present attempt."""
+        at = [position]
+        drafts = self.drafts
+        return Hold(drafts.merchant_ids(at)[0], drafts.rids(at)[0], self.attempt[position], drafts.fingerprints(at)[0])
