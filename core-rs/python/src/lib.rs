@@ -1,6 +1,9 @@
 //! The binding: a list of what Python may call. Each converter lives in the file named like its core file.
 use pyo3::prelude::*;
 
+mod directory;
+mod drafts;
+mod elsewhere;
 mod gst;
 mod identity;
 mod invoice;
@@ -10,6 +13,9 @@ mod stock;
 #[pymodule]
 fn _core(m: &Bound<'_, PyModule>) -> PyResult<()> {
     m.add("__version__", env!("CARGO_PKG_VERSION"))?;
+    directory::register(m)?;
+    drafts::register(m)?;
+    elsewhere::register(m)?;
     gst::register(m)?;
     identity::register(m)?;
     invoice::register(m)?;
