@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import signal
+import socket
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -37,18 +39,29 @@ async def serve(name: str, start: Callable[[Settings], Awaitable[Running]], addr
     events = log(name)
     stop = stop_signal()
     running = await start(config)
-    server = Server(name, running.authenticator, reflection_on=config.reflection and config.environment != "production")
+    reflection_on = config.reflection and config.environment != "production"
+    server = Server(name, running.authenticator, reflection_on=reflection_on, reuse_port=config.reuse_port)
     for servicer in running.servicers:
         server.add(servicer)
     port = await server.start(address)
     events.info(
         "serving", address=f"{address.rsplit(':', 1)[0]}:{port}", metrics_port=serve_metrics(config.metrics_port)
     )
+    notify("READY=1")
     await stop.wait()
+    notify("STOPPING=1")
     events.info("draining")
     await server.drain()
     await running.close()
     events.info("stopped")
+
+
+def notify(state: str) -> None:
+    """Tells whoever watches this process how it is, by the protocol of systemd (Type=notify); nobody there: nothing."""
+    address = os.environ.get("NOTIFY_SOCKET", "")
+    if address:
+        with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as door:
+            door.sendto(state.encode(), "\0" + address[1:] if address.startswith("@") else address)
 
 
 def stop_signal() -> asyncio.Event:

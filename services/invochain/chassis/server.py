@@ -81,7 +81,9 @@ class Authenticator(Protocol):
 class Server:
     """One grpc.aio server with the servicers of a process."""
 
-    def __init__(self, name: str, authenticator: Authenticator | None, *, reflection_on: bool = True) -> None:
+    def __init__(
+        self, name: str, authenticator: Authenticator | None, *, reflection_on: bool = True, reuse_port: bool = False
+    ) -> None:
         self._name, self._authenticator = name, authenticator
         self._log = log(name)
         self._reflection_on = reflection_on
@@ -91,7 +93,7 @@ class Server:
             options=[
                 ("grpc.max_receive_message_length", MESSAGE_BYTES_MAX),
                 ("grpc.max_send_message_length", 4 * MESSAGE_BYTES_MAX),
-                ("grpc.so_reuseport", 0),
+                ("grpc.so_reuseport", int(reuse_port)),
                 ("grpc.max_concurrent_streams", 1_000),
                 ("grpc.http2.min_ping_interval_without_data_ms", 20_000),
                 ("grpc.max_connection_age_ms", 600_000),

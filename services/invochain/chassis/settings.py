@@ -34,6 +34,8 @@ class Settings(BaseSettings):
     gateway_address: str = "127.0.0.1:8080"
     # Prometheus endpoint of this process; 0 = a free port, said in the log.
     metrics_port: int = 0
+    # Share the port with other processes of this service (SO_REUSEPORT); `serve --workers N` sets it for its own.
+    reuse_port: bool = False
 
     # Folder of keys: token signing, service identities, MACs (chassis/secrets.py).
     secrets_dir: Path = Path("var/secrets")

@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import hashlib
 import logging
+import os
 import sys
 from collections.abc import MutableMapping
 from typing import Any
 
 import structlog
-from prometheus_client import Counter, Gauge, Histogram, start_http_server
+from prometheus_client import REGISTRY, CollectorRegistry, Counter, Gauge, Histogram, start_http_server
 
 from invochain.chassis import trace
 
@@ -21,6 +22,11 @@ from invochain.chassis import trace
 LATENCY_BUCKETS_S = (0.001, 0.0025, 0.005, 0.01, 0.015, 0.025, 0.05, 0.1, 0.2, 0.3, 0.5, 1, 2.5, 5)
 STATEMENT_BUCKETS_S = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2)
 SIZE_BUCKETS = (1, 2, 5, 10, 20, 50, 100, 200, 500, 1_000)
+
+# What one figure means when several processes of a service share an endpoint: their sum, the worst, or the newest.
+SUM: Any = {"multiprocess_mode": "livesum"}
+WORST: Any = {"multiprocess_mode": "livemax"}
+NEWEST: Any = {"multiprocess_mode": "livemostrecent"}
 
 INVOICE_CREATED = Counter("invoice_created_total", "Invoices asked for, by outcome", ["outcome"])
 INVOICE_CREATION_SECONDS = Histogram(
@@ -33,23 +39,25 @@ RESERVATION_FAILURES = Counter(
 SAGA_COMPENSATION = Counter("saga_compensation_total", "What the resolver settled, by way", ["way"])
 INVENTORY_RESERVE = Counter("inventory_reserve_total", "Reservations asked for, by outcome", ["outcome"])
 # Sums over all SKUs: a label per SKU would grow with customers.
-STOCK_LEVEL = Gauge("inventory_stock_level", "Stock over all SKUs, thousandths of a unit, sampled", ["kind"])
+STOCK_LEVEL = Gauge("inventory_stock_level", "Stock over all SKUs, thousandths of a unit, sampled", ["kind"], **NEWEST)
 LOCK_WAIT_SECONDS = Histogram(
     "inventory_lock_wait_seconds", "Waiting for stock rows to be locked", buckets=STATEMENT_BUCKETS_S
 )
 RATE_LIMITED = Counter("rate_limit_exceeded_total", "Calls refused by a rate limit", ["scope"])
-CIRCUIT_STATE = Gauge("circuit_breaker_state", "0 closed, 1 half open, 2 open", ["target"])
-PG_CONNECTIONS_ACTIVE = Gauge("pg_connections_active", "Connections in use", ["pool"])
+CIRCUIT_STATE = Gauge("circuit_breaker_state", "0 closed, 1 half open, 2 open", ["target"], **WORST)
+PG_CONNECTIONS_ACTIVE = Gauge("pg_connections_active", "Connections in use", ["pool"], **SUM)
 PG_QUERY_SECONDS = Histogram(
     "pg_query_duration_seconds", "Statements, by their name", ["statement"], buckets=STATEMENT_BUCKETS_S
 )
 RPC_SECONDS = Histogram("grpc_server_handling_seconds", "Calls, by method", ["method"], buckets=LATENCY_BUCKETS_S)
 RPC_TOTAL = Counter("grpc_server_handled_total", "Calls, by method and code", ["method", "code"])
 BATCH_ITEMS = Histogram("batch_items", "Items a batch took", ["batch"], buckets=SIZE_BUCKETS)
-BATCH_WAITING = Gauge("batch_waiting", "Items that wait for a slot", ["batch"])
-LEADER = Gauge("worker_leader", "1 where this process leads the loop", ["worker"])
+BATCH_WAITING = Gauge("batch_waiting", "Items that wait for a slot", ["batch"], **SUM)
+LEADER = Gauge("worker_leader", "1 where this process leads the loop", ["worker"], **SUM)
 WORKER_RUNS = Counter("worker_runs_total", "Rounds of a loop, by outcome", ["worker", "outcome"])
-OUTBOX_OLDEST_SECONDS = Gauge("outbox_oldest_unpublished_seconds", "Age of the oldest unpublished event", ["room"])
+OUTBOX_OLDEST_SECONDS = Gauge(
+    "outbox_oldest_unpublished_seconds", "Age of the oldest unpublished event", ["room"], **WORST
+)
 EVENTS_PUBLISHED = Counter("events_published_total", "Events handed to the broker", ["room"])
 EVENTS_CONSUMED = Counter("events_consumed_total", "Events consumed, by consumer and outcome", ["consumer", "outcome"])
 CACHE = Counter("outcome_cache_total", "Redis outcome cache, by result", ["result"])
@@ -100,7 +108,12 @@ def log(name: str) -> Any:
     return structlog.get_logger().bind(room=name)
 
 
-def serve_metrics(port: int) -> int:
-    """Starts the /metrics endpoint of this process on 127.0.0.1 and returns its port."""
-    server, _thread = start_http_server(port, addr="127.0.0.1")
+def serve_metrics(port: int, registry: CollectorRegistry = REGISTRY) -> int:
+    """Starts a /metrics endpoint on 127.0.0.1 and returns its port.
+
+    0 where the process is one of several: their figures lie in files, and whoever started them serves these.
+    """
+    if "PROMETHEUS_MULTIPROC_DIR" in os.environ:
+        return 0
+    server, _thread = start_http_server(port, addr="127.0.0.1", registry=registry)
     return int(server.server_port)

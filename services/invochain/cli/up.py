@@ -39,6 +39,10 @@ def up(
             "NAME-metrics; may be given several times. Default: last time's, else a free one."
         ),
     ] = None,
+    workers: Annotated[
+        int,
+        typer.Option(min=1, max=64, envvar="INVOCHAIN_SERVICE_WORKERS", help="Processes of each service."),
+    ] = 1,
     demo: Annotated[bool, typer.Option(help="Walk the main job once all is up.")] = False,
     exit_after: Annotated[
         bool, typer.Option("--exit", help="Stop after the demo; the exit code is the demo's.")
@@ -54,7 +58,7 @@ def up(
     ports = dict(_port(text) for text in port or ())
     if gateway_port is not None:
         ports["gateway"] = gateway_port
-    options = Options(data_folder=data_dir, ephemeral=ephemeral, ports=ports)
+    options = Options(data_folder=data_dir, ephemeral=ephemeral, ports=ports, workers=workers)
     raise typer.Exit(asyncio.run(_up(options, demo=demo, exit_after=exit_after)))
 
 

@@ -49,17 +49,21 @@ class Program:
 class Process:
     """A running `Program`. Start it from a thread that outlives it: the death signal is tied to that thread."""
 
-    def __init__(self, program: Program, log: Path) -> None:
+    def __init__(self, program: Program, log: Path | None) -> None:
+        """Starts it. What it says goes to `log`; None: where our own words go."""
         self.program = program
         self.log = log
         self.started_at_s = time.monotonic()
-        self._log_size_at_start = log.stat().st_size if log.exists() else 0
-        # Append mode, so that the file may be shortened while the child writes to it (see logs.py).
-        with open(os.open(log, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600), "ab") as output:
-            self._popen = self._spawn(output)
+        self._log_size_at_start = log.stat().st_size if log and log.exists() else 0
+        if log is None:
+            self._popen = self._spawn(None)
+        else:
+            # Append mode, so that the file may be shortened while the child writes to it (see logs.py).
+            with open(os.open(log, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600), "ab") as output:
+                self._popen = self._spawn(output)
         self._pidfd = os.pidfd_open(self._popen.pid) if hasattr(os, "pidfd_open") else -1
 
-    def _spawn(self, output: IO[bytes]) -> subprocess.Popen[bytes]:
+    def _spawn(self, output: IO[bytes] | None) -> subprocess.Popen[bytes]:
         program = self.program
         account = program.account
         shim = [
@@ -74,7 +78,7 @@ class Process:
             cwd=program.folder,
             stdin=subprocess.DEVNULL,
             stdout=output,
-            stderr=subprocess.STDOUT,
+            stderr=subprocess.STDOUT if output else None,
             start_new_session=True,  # Ctrl-C in the terminal reaches the supervisor only
         )
 
@@ -158,6 +162,8 @@ class Process:
 
     def last_words(self, lines: int = 12) -> str:
         """The end of what it wrote since it was started, for the person who has to find out why it ended."""
+        if self.log is None:
+            return "(its words are above)"
         with open(self.log, "rb") as log:
             size = log.seek(0, os.SEEK_END)
             begin = self._log_size_at_start if self._log_size_at_start <= size else 0

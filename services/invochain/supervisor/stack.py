@@ -46,6 +46,8 @@ class Options:
     data_folder: Path | None = None
     ephemeral: bool = False
     ports: Mapping[str, int] = field(default_factory=dict)
+    # Processes of each service.
+    workers: int = 1
     gateway_binary: Path | None = None
 
 
@@ -173,7 +175,8 @@ class Stack:
         self._write_state()
 
     def _services(self, environment: Mapping[str, str]) -> list[Unit]:
-        return [self._room(name, ("serve", name), environment) for name in SERVICES]
+        workers = str(self._options.workers)
+        return [self._room(name, ("serve", name, "--workers", workers), environment) for name in SERVICES]
 
     def _workers(self, environment: Mapping[str, str]) -> Unit:
         return self._room("workers", ("run", "workers"), environment)

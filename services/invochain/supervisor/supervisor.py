@@ -21,9 +21,12 @@ STABLE_AFTER_S = 60.0
 
 
 class Supervisor:
-    """The processes of one stack. `changed` is called whenever one of them got a new process id."""
+    """The processes of one stack. `changed` is called whenever one of them got a new process id.
 
-    def __init__(self, log_folder: Path, say: Say, changed: Callable[[], None] = lambda: None) -> None:
+    Each logs to a file of its own in `log_folder`; None: where we do.
+    """
+
+    def __init__(self, log_folder: Path | None, say: Say, changed: Callable[[], None] = lambda: None) -> None:
         self._log_folder = log_folder
         self._say = say
         self._changed = changed
@@ -67,7 +70,8 @@ class Supervisor:
             while True:
                 wait_s = BACKOFF_S[min(crashes, len(BACKOFF_S) - 1)]
                 crashes += 1
-                self._say(f"{unit.name:<10} {said}; starting it again in {wait_s:g} s (see log/{unit.name}.log)")
+                where = f" (see log/{unit.name}.log)" if self._log_folder else ""
+                self._say(f"{unit.name:<10} {said}; starting it again in {wait_s:g} s{where}")
                 await asyncio.sleep(wait_s)
                 began_s = time.monotonic()
                 try:

@@ -32,13 +32,13 @@ class Unit(Protocol):
         """Whether it does its work now. Must not take longer than about a second."""
 
 
-async def start(unit: Unit, log_folder: Path) -> Process:
+async def start(unit: Unit, log_folder: Path | None) -> Process:
     """Start a unit and return when it is ready.
 
     Raises CannotStart, with the last words of the process, when it ends first or is not ready in time.
     """
     await unit.prepare()
-    process = Process(unit.program(), log_folder / f"{unit.name}.log")
+    process = Process(unit.program(), log_folder / f"{unit.name}.log" if log_folder else None)
     deadline_s = process.started_at_s + unit.ready_within_s
     try:
         while not await unit.is_ready(process):

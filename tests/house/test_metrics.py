@@ -1,0 +1,14 @@
+"""Metrics that several processes of a service share must say what one figure of them means."""
+
+from __future__ import annotations
+
+from prometheus_client import Gauge
+
+from invochain.chassis import telemetry
+
+
+def test_every_gauge_of_the_services_says_how_processes_are_added_up():
+    """A counter adds up by itself; a gauge without a mode would be one line per process id, for ever more."""
+    gauges = [metric for metric in vars(telemetry).values() if isinstance(metric, Gauge)]
+    assert gauges
+    assert not [gauge._name for gauge in gauges if gauge._multiprocess_mode == "all"]
