@@ -60,7 +60,7 @@ class _Remembered:
 
 
 class Authenticator:
-    """Verifies access tokens by `keys` and service tokens by the services' public keys; chassis/server.py asks it."""
+    """Verifies access tokens by `keys` and service tokens by the services' public keys; chassis/handler.py asks it."""
 
     def __init__(self, secrets: Secrets, keys: KeySet) -> None:
         self._keys = keys

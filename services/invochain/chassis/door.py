@@ -1,0 +1,26 @@
+"""What every door (transport) keeps to: the port by which a server opens one, and limits, the same for each."""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+# Bytes of one message: from a caller; to a caller.
+MESSAGE_BYTES_MAX = 4 * 1024 * 1024
+RESPONSE_BYTES_MAX = 4 * MESSAGE_BYTES_MAX
+# Bytes of all metadata of a call, counted as HTTP/2 does: name, value and 32 each.
+METADATA_BYTES_MAX = 16 * 1024
+# Calls under way on one connection.
+STREAMS_MAX = 1_000
+# Connections are aged out, so that load spreads over processes that came later; calls under way then have the grace.
+CONNECTION_AGE_S = 600
+CONNECTION_GRACE_S = 30
+
+
+class Door(Protocol):
+    """A transport that serves the methods it was made with."""
+
+    async def start(self, address: str) -> int:
+        """Listens on host:port (port 0: a free one) and returns the port."""
+
+    async def drain(self, within_s: float) -> None:
+        """No new calls; returns when those under way are answered, or the time is over and they are cut off."""
