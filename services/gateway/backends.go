@@ -9,10 +9,13 @@ import (
 
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/backoff"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/connectivity"
 	"google.golang.org/grpc/credentials/insecure"
 	"google.golang.org/grpc/health/grpc_health_v1"
 	"google.golang.org/grpc/keepalive"
 	"google.golang.org/grpc/metadata"
+	"google.golang.org/grpc/status"
 )
 
 const (
@@ -27,14 +30,25 @@ const (
 	reconnectMax = time.Second
 	// /readyz is asked every second or so, by more than one; it has to answer by itself.
 	healthTimeout = time.Second
+	// A call that has waited so long makes its connection suspect: most are answered within a tenth of it.
+	suspectAfter = 1500 * time.Millisecond
+	// A connection that was replaced is closed when whatever waits on it has run out of time: no deadline is longer.
+	retiredFor = time.Minute
 )
 
 // A backend is one service: a few connections used in turn, so that a stream-bound HTTP/2 connection is no bottleneck
 // and several worker processes behind one port share the load.
 type backend struct {
 	name        string
-	connections []*grpc.ClientConn
+	connections []*slot
 	next        atomic.Uint32
+	connect     func() (*grpc.ClientConn, error)
+}
+
+// A slot is one connection, which may be replaced.
+type slot struct {
+	connection atomic.Pointer[grpc.ClientConn]
+	suspected  atomic.Bool
 }
 
 // dial makes the connections; they connect in the background, and again by themselves.
@@ -44,7 +58,7 @@ func dial(name, address string, count int) (*backend, error) {
 		return nil, err
 	}
 	b := &backend{name: name}
-	for range count {
+	b.connect = func() (*grpc.ClientConn, error) {
 		connection, err := grpc.NewClient(address,
 			grpc.WithTransportCredentials(insecure.NewCredentials()),
 			grpc.WithNoProxy(),
@@ -59,11 +73,20 @@ func dial(name, address string, count int) (*backend, error) {
 			grpc.WithDisableServiceConfig(),
 		)
 		if err != nil {
-			b.close()
 			return nil, fmt.Errorf("%s at %s: %w", name, address, err)
 		}
 		connection.Connect()
-		b.connections = append(b.connections, connection)
+		return connection, nil
+	}
+	for range count {
+		connection, err := b.connect()
+		if err != nil {
+			b.close()
+			return nil, err
+		}
+		s := &slot{}
+		s.connection.Store(connection)
+		b.connections = append(b.connections, s)
 	}
 	return b, nil
 }
@@ -97,16 +120,45 @@ func readRetries() (string, error) {
 // Invoke calls the service with exactly the metadata of the exchange: what a client sent reaches a service by no other way.
 func (b *backend) Invoke(ctx context.Context, method string, request, answer any, options ...grpc.CallOption) error {
 	ctx = metadata.NewOutgoingContext(ctx, exchangeOf(ctx).metadata)
-	return b.pick().Invoke(ctx, method, request, answer, options...)
+	s := b.pick()
+	connection := s.connection.Load()
+	late := time.AfterFunc(suspectAfter, func() { b.suspect(s, connection) })
+	defer late.Stop()
+	return connection.Invoke(ctx, method, request, answer, options...)
+}
+
+// suspect looks whether a connection on which a call waits for its answer still carries anything, and replaces it if
+// not. A path that has silently gone away (a balancer that forgot the connection) says nothing, and a ping of gRPC comes
+// after 10 s at the earliest. What waits on the old one keeps its time; the client's repeat takes the new one.
+func (b *backend) suspect(s *slot, connection *grpc.ClientConn) {
+	if connection.GetState() != connectivity.Ready || !s.suspected.CompareAndSwap(false, true) {
+		return
+	}
+	defer s.suspected.Store(false)
+	if s.connection.Load() != connection || answers(connection) {
+		return
+	}
+	if fresh, err := b.connect(); err == nil {
+		s.connection.Store(fresh)
+		time.AfterFunc(retiredFor, func() { _ = connection.Close() })
+	}
+}
+
+// answers tells whether the health service of the other side says anything at all.
+func answers(connection *grpc.ClientConn) bool {
+	ctx, cancel := context.WithTimeout(context.Background(), healthTimeout)
+	defer cancel()
+	_, err := grpc_health_v1.NewHealthClient(connection).Check(ctx, &grpc_health_v1.HealthCheckRequest{})
+	return status.Code(err) != codes.DeadlineExceeded
 }
 
 // NewStream is for streaming methods, which the contract has none of yet.
 func (b *backend) NewStream(ctx context.Context, what *grpc.StreamDesc, method string, options ...grpc.CallOption) (grpc.ClientStream, error) {
 	ctx = metadata.NewOutgoingContext(ctx, exchangeOf(ctx).metadata)
-	return b.pick().NewStream(ctx, what, method, options...)
+	return b.pick().connection.Load().NewStream(ctx, what, method, options...)
 }
 
-func (b *backend) pick() *grpc.ClientConn {
+func (b *backend) pick() *slot {
 	return b.connections[int(b.next.Add(1)%uint32(len(b.connections)))]
 }
 
@@ -114,7 +166,7 @@ func (b *backend) pick() *grpc.ClientConn {
 func (b *backend) state(ctx context.Context) string {
 	ctx, cancel := context.WithTimeout(ctx, healthTimeout)
 	defer cancel()
-	answer, err := grpc_health_v1.NewHealthClient(b.pick()).Check(ctx, &grpc_health_v1.HealthCheckRequest{})
+	answer, err := grpc_health_v1.NewHealthClient(b.pick().connection.Load()).Check(ctx, &grpc_health_v1.HealthCheckRequest{})
 	if err != nil {
 		return "UNREACHABLE"
 	}
@@ -122,7 +174,7 @@ func (b *backend) state(ctx context.Context) string {
 }
 
 func (b *backend) close() {
-	for _, connection := range b.connections {
-		_ = connection.Close() // only says that it was closed before
+	for _, s := range b.connections {
+		_ = s.connection.Load().Close() // only says that it was closed before
 	}
 }

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import uuid
 from collections import Counter, defaultdict
+from collections.abc import Mapping
 
 from invochain import core
 from tests.chaos.load import ClientLog
@@ -112,6 +113,16 @@ async def discrepancies(market: Market, seller: Trader, buyer: Trader, log: Clie
     found["I5 the hold of each invoice"] = _wrong_holds(invoices, holds)
     found |= _history(seller, of_rid, {hold["rid"] for hold in holds}, log)
     return {name: wrong for name, wrong in found.items() if wrong}
+
+
+async def moves_untrue(market: Market, seller: Trader, told: Mapping[str, set[str]]) -> list[str]:
+    """I17 of moves: an invoice is in the one state that a client was told it was moved to, or was never moved."""
+    rows = await market.sql("invoice", INVOICES, seller.merchant.merchant_id)
+    return [
+        f"{row['invoice_id']} is {row['state']}, told {sorted(told.get(str(row['invoice_id']), ()))}"
+        for row in rows
+        if {row["state"]} != (told.get(str(row["invoice_id"])) or {"ISSUED"})
+    ]
 
 
 def _wrong_holds(invoices: list, holds: list) -> list[str]:

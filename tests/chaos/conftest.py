@@ -1,10 +1,28 @@
-"""What chaos tests share: migrated templates come from tests/conftest.py; here is the report at the end of a file."""
+"""What chaos tests share: the report at the end of a file, and one InvoChain with a link between any two of it."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import asyncio
+from collections.abc import AsyncIterator, Iterator
+from contextlib import AsyncExitStack
 
 import pytest
+
+from tests.chaos.experiment import Field, open_field
+from tests.kit.market import ROOMS, make_templates
+from tests.kit.servers import PostgresServer, ValkeyServer
+
+LINKS = (
+    "client>gateway",
+    "gateway>invoice",
+    "invoice>inventory",
+    "invoice>invoice-database",
+    "inventory>inventory-database",
+    "workers>broker-database",
+    "invoice>redis",
+)
+# Rooms whose database server may be killed: each has one of its own. The short form's broker is cut off by its link.
+OWN_SERVERS = {False: ("inventory", "invoice"), True: ("inventory", "invoice", "broker")}
 
 
 @pytest.fixture(scope="module")
@@ -18,3 +36,41 @@ def report(request: pytest.FixtureRequest) -> Iterator[list[str]]:
         reporter.ensure_newline()
         for line in lines:
             reporter.write_line(line)
+
+
+@pytest.fixture(
+    scope="session", params=[pytest.param(False, id="short"), pytest.param(True, id="full", marks=pytest.mark.long)]
+)
+async def linked(
+    request: pytest.FixtureRequest,
+    templates: PostgresServer,
+    market_valkey: ValkeyServer,
+    tmp_path_factory: pytest.TempPathFactory,
+) -> AsyncIterator[Field]:
+    """One stack for all experiments of a form: database servers that may be killed, links, the gateway."""
+    async with AsyncExitStack() as stack:
+        servers, own = dict.fromkeys(ROOMS, templates), OWN_SERVERS[request.param]
+        for room in own:
+            servers[room] = await stack.enter_async_context(PostgresServer())
+        await asyncio.gather(*(make_templates(servers[room], (room,)) for room in own))
+        field = await stack.enter_async_context(
+            open_field(
+                servers,
+                market_valkey,
+                tmp_path_factory.mktemp("linked"),
+                [],
+                gateway=True,
+                links=LINKS,
+                # The bounds of the short form are lower with it.
+                INVOCHAIN_ABORT_AFTER_MS=30_000 if request.param else 4_000,
+            )
+        )
+        field.full = request.param
+        yield field
+
+
+@pytest.fixture
+def field(linked: Field, report: list[str]) -> Field:
+    """The shared stack, reporting to this file."""
+    linked.report = report
+    return linked

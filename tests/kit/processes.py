@@ -1,7 +1,11 @@
 """InvoChain as the processes it is in production: each can be killed, stopped, armed with a fault and started again.
 
 On real PostgreSQL and Valkey, by the supervisor's own code, on ports that stay the same across restarts. What the
-market of one process (market.py) does for use cases, this does for crashes.
+market of one process (market.py) does for use cases, this does for crashes. Between any two of them a link
+(fault_proxy.py) may be put, by the names `caller>callee`:
+
+    client>gateway  gateway>invoice  invoice>inventory  workers>inventory     (any service)
+    invoice>invoice-database  workers>broker-database  invoice>redis          (any process)
 """
 
 from __future__ import annotations
@@ -9,15 +13,17 @@ from __future__ import annotations
 import asyncio
 import os
 import time
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
-from signal import SIGCONT, SIGKILL
+from signal import SIGCONT, SIGKILL, SIGSTOP
 from typing import Any
+from urllib.parse import urlsplit, urlunsplit
 
 import asyncpg
 import grpc
+import httpx
 
 from invochain.api.inventory.v1.inventory_service_pb2_grpc import InventoryServiceStub
 from invochain.api.invoice.v1.invoice_service_pb2_grpc import InvoiceServiceStub
@@ -27,7 +33,9 @@ from invochain.chassis.settings import Settings
 from invochain.supervisor import unit
 from invochain.supervisor.ports import LOOPBACK, free_port
 from invochain.supervisor.process import Process
-from invochain.supervisor.rooms import RoomUnit
+from invochain.supervisor.rooms import GatewayUnit, RoomUnit
+from invochain.supervisor.stack import gateway_binary
+from tests.kit.fault_proxy import Link
 from tests.kit.market import ROOMS, Market
 from tests.kit.servers import PostgresServer, ValkeyServer
 
@@ -44,11 +52,16 @@ RECONNECT = [
 
 @dataclass
 class Processes:
-    """The processes of one InvoChain, by name: merchant, inventory, invoice, workers."""
+    """The processes of one InvoChain, by name: merchant, inventory, invoice, workers, and perhaps gateway.
+
+    A setting of `environment` is every process's, one of `own` that of the process named.
+    """
 
     environment: Mapping[str, str]
     ports: dict[str, int]
     folder: Path
+    own: dict[str, dict[str, str]] = field(default_factory=dict)
+    links: dict[str, Link] = field(default_factory=dict)
     running: dict[str, Process] = field(default_factory=dict)
     # Where in its log the words of a running process begin.
     _begin: dict[str, int] = field(default_factory=dict)
@@ -58,23 +71,38 @@ class Processes:
         assert name not in self.running, f"{name} is running"
         log = self._log(name)
         self._begin[name] = log.stat().st_size if log.exists() else 0
-        process = await unit.start(
-            RoomUnit(
-                name,
-                COMMANDS[name],
-                f"{LOOPBACK}:{self.ports[name]}",
-                f"{LOOPBACK}:{self.ports[name + '-metrics']}",
-                {**self.environment, "INVOCHAIN_FAULT": fault},
-                self.folder,
-            ),
-            self.folder,
-        )
+        environment = {**self.environment, **self.own.get(name, {}), "INVOCHAIN_FAULT": fault}
+        address, metrics = f"{LOOPBACK}:{self.ports[name]}", f"{LOOPBACK}:{self.ports[name + '-metrics']}"
+        what: unit.Unit
+        if name == "gateway":
+            what = GatewayUnit(gateway_binary(), address, metrics, environment, self.folder)
+        else:
+            what = RoomUnit(name, COMMANDS[name], address, metrics, environment, self.folder)
+        process = await unit.start(what, self.folder)
         self.running[name] = process
         return process
 
     async def start_all(self) -> None:
+        """Services first, then who needs them."""
         await asyncio.gather(*(self.start(name) for name in SERVICES))
-        await self.start("workers")
+        await asyncio.gather(*(self.start(name) for name in ("workers", "gateway") if name in self.ports))
+
+    def freeze(self, name: str) -> None:
+        """SIGSTOP: connections stay open and nobody answers, until `go_on`."""
+        self.running[name].signal(SIGSTOP)
+
+    async def metric(self, name: str, metric: str) -> float:
+        """The sum of a metric's samples in a process, over the lines that begin so: `outbox_oldest{room="invoice"`."""
+        async with httpx.AsyncClient(timeout=5) as client:
+            text = (await client.get(f"http://{LOOPBACK}:{self.ports[f'{name}-metrics']}/metrics")).text
+        return sum(float(line.rpartition(" ")[2]) for line in text.splitlines() if line.startswith(metric))
+
+    async def reached(self, name: str, metric: str, at_least: float, within_s: float) -> float:
+        """Waits until a metric of a process is so large; how large it is then."""
+        async with asyncio.timeout(within_s):
+            while (found := await self.metric(name, metric)) < at_least:
+                await asyncio.sleep(0.1)
+        return found
 
     async def stop(self, name: str) -> None:
         """Ends one in good order."""
@@ -136,44 +164,58 @@ class Processes:
 
 
 async def open_processes(
-    stack: AsyncExitStack, postgres: PostgresServer, valkey: ValkeyServer, folder: Path, **environment: Any
+    stack: AsyncExitStack,
+    postgres: PostgresServer | Mapping[str, PostgresServer],
+    valkey: ValkeyServer,
+    folder: Path,
+    *,
+    gateway: bool = False,
+    links: Collection[str] = (),
+    **environment: Any,
 ) -> tuple[Processes, Market]:
     """Starts all processes on databases of their own, copied from migrated templates; and a market over their doors.
 
-    `environment`: settings by their variable's name.
+    `postgres`: one server, or one by room. `links`: names as above. `environment`: settings by their variable's name.
     """
-    superuser = await asyncpg.connect(postgres.dsn())
-    suffix = f"p{free_port()}"
-    databases: dict[str, str] = {}
-    for room in ROOMS:
-        await superuser.execute(f"CREATE DATABASE {room}_{suffix} TEMPLATE {room} OWNER {room}")
-        databases[room] = postgres.dsn(room, f"{room}_{suffix}")
+    servers = postgres if isinstance(postgres, Mapping) else dict.fromkeys(ROOMS, postgres)
+    names = {room: f"{room}_p{free_port()}" for room in ROOMS}
+    for room, server in servers.items():
+        await _superuser(server, f"CREATE DATABASE {names[room]} TEMPLATE {room} OWNER {room}")
+    databases = {room: server.dsn(room, names[room]) for room, server in servers.items()}
 
     async def drop() -> None:
-        for room in ROOMS:
-            await superuser.execute(f"DROP DATABASE IF EXISTS {room}_{suffix} WITH (FORCE)")
-        await superuser.close()
+        for room, server in servers.items():
+            if server.runs:
+                await _superuser(server, f"DROP DATABASE IF EXISTS {names[room]} WITH (FORCE)")
 
     stack.push_async_callback(drop)
     secrets.ensure(folder / "secrets")
     taken: set[int] = set()
     ports = {}
-    for name in COMMANDS:
+    for name in (*COMMANDS, *(["gateway"] if gateway else [])):
         for purpose in (name, f"{name}-metrics"):
             ports[purpose] = free_port((), taken)
             taken.add(ports[purpose])
     given = {
         **{f"INVOCHAIN_{room.upper()}_DATABASE_URL": dsn for room, dsn in databases.items()},
-        **{f"INVOCHAIN_{name.upper()}_ADDRESS": f"{LOOPBACK}:{ports[name]}" for name in COMMANDS},
+        **{
+            f"INVOCHAIN_{name.upper()}_ADDRESS": f"{LOOPBACK}:{ports[name]}"
+            for name in (*COMMANDS, "gateway")
+            if name in ports
+        },
         "INVOCHAIN_REDIS_URL": valkey.url,
         "INVOCHAIN_SECRETS_DIR": str(folder / "secrets"),
-        # What a password hash costs is not what these tests are about.
+        # What a password hash costs is not what these tests are about, nor how many calls an address may make.
         "INVOCHAIN_PASSWORD_MEMORY_KIB": "64",
         "INVOCHAIN_PASSWORD_PASSES": "1",
+        "INVOCHAIN_GATEWAY_IP_LIMIT": "0",
+        "INVOCHAIN_GATEWAY_AUTH_LIMIT": "0",
         **{name: str(value) for name, value in environment.items()},
     }
     theirs = {name: value for name, value in os.environ.items() if not name.startswith("INVOCHAIN_")}
     processes = Processes({**theirs, **given}, ports, folder)
+    for link in links:
+        await _open_link(stack, processes, link, servers, names)
     stack.push_async_callback(processes.kill_all)
     await processes.start_all()
     fields = {name.removeprefix("INVOCHAIN_").lower(): value for name, value in given.items()}
@@ -186,3 +228,36 @@ async def open_processes(
     market.inventory = InventoryServiceStub(market.channels["inventory"])
     market.invoices = InvoiceServiceStub(market.channels["invoice"])
     return processes, market
+
+
+async def _superuser(server: PostgresServer, sql: str) -> None:
+    connection = await asyncpg.connect(server.dsn())
+    try:
+        await connection.execute(sql)
+    finally:
+        await connection.close()
+
+
+async def _open_link(
+    stack: AsyncExitStack,
+    processes: Processes,
+    name: str,
+    servers: Mapping[str, PostgresServer],
+    databases: Mapping[str, str],
+) -> None:
+    """Puts a link between two, by the caller's own setting of where the callee is."""
+    caller, callee = name.split(">")
+    if callee.endswith("-database"):
+        room = callee.removesuffix("-database")
+        setting, url = f"INVOCHAIN_{room.upper()}_DATABASE_URL", servers[room].dsn(room, databases[room], socket=False)
+    elif callee == "redis":
+        setting, url = "INVOCHAIN_REDIS_URL", processes.environment["INVOCHAIN_REDIS_URL"]
+    else:
+        setting, url = f"INVOCHAIN_{callee.upper()}_ADDRESS", f"//{LOOPBACK}:{processes.ports[callee]}"
+    parts = urlsplit(url)
+    assert parts.hostname and parts.port, f"{name}: {callee} has no port"
+    link = processes.links[name] = await Link(name, parts.hostname, parts.port).start()
+    stack.push_async_callback(link.close)
+    who = f"{parts.netloc.rpartition('@')[0]}@" if "@" in parts.netloc else ""
+    through = urlunsplit(parts._replace(netloc=f"{who}{LOOPBACK}:{link.port}"))
+    processes.own.setdefault(caller, {})[setting] = through.removeprefix("//")

@@ -49,6 +49,10 @@ class _Server:
             raise AssertionError(f"the {self._name} test server is not running; call start() first")
         return self._process
 
+    @property
+    def runs(self) -> bool:
+        return self._process is not None
+
     async def start(self) -> Self:
         """Start it and return when it answers. The first start of PostgreSQL makes the cluster (about a second)."""
         assert self._process is None, f"the {self._name} test server is running already"
