@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import os
 import signal
 import socket
@@ -43,6 +44,7 @@ async def serve(name: str, start: Callable[[Settings], Awaitable[Running]], addr
     server = Server(name, running.authenticator, reflection_on=reflection_on, reuse_port=config.reuse_port)
     for servicer in running.servicers:
         server.add(servicer)
+    spare_the_collector()
     port = await server.start(address)
     events.info(
         "serving", address=f"{address.rsplit(':', 1)[0]}:{port}", metrics_port=serve_metrics(config.metrics_port)
@@ -62,6 +64,21 @@ def notify(state: str) -> None:
     if address:
         with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as door:
             door.sendto(state.encode(), "\0" + address[1:] if address.startswith("@") else address)
+
+
+# Objects made before a young collection; a batch of 500 makes some 10,000 that live until it is answered.
+YOUNG_OBJECTS = 25_000
+
+
+def spare_the_collector() -> None:
+    """Keeps the cyclic garbage collector from walking what a started process holds for good, again and again.
+
+    Calls make hardly any cycles, but many objects that live for a batch: with Python's default of 700 every batch was
+    walked several times (measured: 12 % of the invoice process's time under load).
+    """
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(YOUNG_OBJECTS, 10, 10)
 
 
 def stop_signal() -> asyncio.Event:

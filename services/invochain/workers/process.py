@@ -8,7 +8,7 @@ from collections.abc import Collection
 
 import invochain.workers
 from invochain.chassis import faults
-from invochain.chassis.process import stop_signal
+from invochain.chassis.process import spare_the_collector, stop_signal
 from invochain.chassis.server import Server
 from invochain.chassis.settings import Settings
 from invochain.chassis.telemetry import configure_logging, log, serve_metrics
@@ -48,6 +48,7 @@ async def serve(settings: Settings, address: str, only: Collection[str] = ()) ->
     server = Server("workers", None, reflection_on=False)
     try:
         workers = await make(settings, rooms, only)
+        spare_the_collector()
         port = await server.start(address)
         metrics_port = serve_metrics(settings.metrics_port)
         events.info(
