@@ -288,6 +288,14 @@ class DependencyDown(Refusal):
 
 
 @dataclass(eq=False)
+class CircuitOpen(DependencyDown):
+    """Nothing was sent: what failed or hung a moment ago is left alone for a while (PROTOCOL 13)."""
+
+    reason = "CIRCUIT_OPEN"
+    message = "{what} did not answer others and is not asked for now; repeat with the same key"
+
+
+@dataclass(eq=False)
 class ShuttingDown(Refusal):
     code, reason, retry = Code.UNAVAILABLE, "SHUTTING_DOWN", Retry.SAME_KEY_SOON
     message = "this process is stopping; repeat with the same key"

@@ -8,15 +8,27 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import Awaitable, Callable, Collection
+from contextvars import ContextVar
+from functools import partial
 
 from invochain.chassis.call import Call
-from invochain.chassis.telemetry import BATCH_ITEMS, BATCH_WAITING, log
+from invochain.chassis.telemetry import BATCH_ITEMS, BATCH_WAITING, EXPIRED, log
 from invochain.errors import BulkheadFull, DeadlineTooShort, InternalError, Refusal, ShuttingDown
 
 # A batch lives at most this long; T_abort of the resolver (30 s) is longer on purpose (PROTOCOL 8).
 TASK_LIFE_S = 15.0
 # Requests of a batch together: what a batch asks of another service must fit into one message of 4 MiB.
 BATCH_BYTES_MAX = 3 * 1024 * 1024
+# Batches a collector may have under way beside its slots, each because it waits for a service that hangs.
+STALLED_MAX = 64
+
+_give_up_slot: ContextVar[Callable[[], None] | None] = ContextVar("give_up_slot", default=None)
+
+
+def let_the_next_begin() -> None:
+    """Says that the batch of this task waits for somebody else: those behind it need not. No batch: nothing happens."""
+    if give_up := _give_up_slot.get():
+        give_up()
 
 
 class Collector:
@@ -40,7 +52,10 @@ class Collector:
         self._slots, self._items_max, self._waiting_max = slots, items_max, waiting_max
         self._waiting: deque[Call] = deque()
         self._running: set[asyncio.Task[None]] = set()
+        # Those of them that gave up their slot.
+        self._stalled: set[asyncio.Task[None]] = set()
         self._stopped = False
+        self._expired = EXPIRED.labels(where=name)
         self._items = BATCH_ITEMS.labels(batch=name)
         self._depth = BATCH_WAITING.labels(batch=name)
         self._log = log("chassis")
@@ -61,7 +76,7 @@ class Collector:
         self._start()
 
     def _start(self) -> None:
-        while self._waiting and len(self._running) < self._slots:
+        while self._waiting and len(self._running) - len(self._stalled) < self._slots:
             batch: list[Call] = []
             size = 0
             while self._waiting and len(batch) < self._items_max:
@@ -70,6 +85,7 @@ class Collector:
                     break
                 call = self._waiting.popleft()
                 if call.remaining() <= 0:
+                    self._expired.inc()
                     call.refuse(DeadlineTooShort("while it waited for its batch"))
                 else:
                     batch.append(call)
@@ -81,9 +97,18 @@ class Collector:
 
     def _finished(self, task: asyncio.Task[None]) -> None:
         self._running.discard(task)
+        self._stalled.discard(task)
         self._start()
 
+    def _stall(self, task: asyncio.Task[None]) -> None:
+        if task in self._running and len(self._stalled) < STALLED_MAX:
+            self._stalled.add(task)
+            self._start()
+
     async def _one(self, batch: list[Call]) -> None:
+        task = asyncio.current_task()
+        assert task is not None
+        _give_up_slot.set(partial(self._stall, task))
         self._items.observe(len(batch))
         try:
             async with asyncio.timeout(TASK_LIFE_S):

@@ -27,7 +27,7 @@ class Channel:
 
     def __init__(self, address: str, identity: ServiceIdentity, what: str) -> None:
         self.channel = grpc.aio.insecure_channel(address, options=_OPTIONS)
-        self._identity, self._what = identity, what
+        self._identity, self.what = identity, what
 
     def metadata(self, trace: Trace | None) -> tuple[tuple[str, str], ...]:
         traced = (("traceparent", trace.traceparent),) if trace else ()
@@ -38,7 +38,7 @@ class Channel:
         try:
             return await method(request, timeout=timeout_s, metadata=self.metadata(trace))
         except grpc.aio.AioRpcError as error:
-            raise refusal_of(error, self._what) from error
+            raise refusal_of(error, self.what) from error
 
     async def close(self) -> None:
         await self.channel.close()

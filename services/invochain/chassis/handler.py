@@ -19,7 +19,7 @@ from invochain.chassis import clock, trace
 from invochain.chassis.call import ANONYMOUS, Call, Principal
 from invochain.chassis.ids import new_id, to_text
 from invochain.chassis.rpc import KEY_GRAMMAR, Method
-from invochain.chassis.telemetry import RPC_TOTAL, key_hash, log
+from invochain.chassis.telemetry import EXPIRED, RPC_TOTAL, key_hash, log
 from invochain.chassis.trace import Trace
 from invochain.errors import (
     Code,
@@ -152,6 +152,7 @@ class Handler:
         call.principal = await self._who(method, metadata)
         _check_key(call, method, metadata)
         if call.remaining() <= 0:
+            EXPIRED.labels(where=method.name).inc()
             raise DeadlineTooShort("before the work began")
         if method.wants.stream and self._stopping:
             raise ShuttingDown()

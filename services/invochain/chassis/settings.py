@@ -55,6 +55,9 @@ class Settings(BaseSettings):
     # is half of it (PROTOCOL 8), so that one setting lowers both; fault tests do, production does not.
     abort_after_ms: int = Field(30_000, ge=1_000)
 
+    # How long a circuit breaker leaves a failing service alone before it tries again (PROTOCOL 13).
+    breaker_open_ms: int = Field(30_000, ge=100)
+
     # A fault on purpose (chassis/faults.py); never in production.
     fault: str = ""
 

@@ -23,9 +23,11 @@ LATENCY_BUCKETS_S = (0.001, 0.0025, 0.005, 0.01, 0.015, 0.025, 0.05, 0.1, 0.2, 0
 STATEMENT_BUCKETS_S = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2)
 SIZE_BUCKETS = (1, 2, 5, 10, 20, 50, 100, 200, 500, 1_000)
 
-# What one figure means when several processes of a service share an endpoint: their sum, the worst, or the newest.
+# What one figure means when several processes of a service share an endpoint: their sum, the
+# worst (the greatest or the least), or the newest.
 SUM: Any = {"multiprocess_mode": "livesum"}
 WORST: Any = {"multiprocess_mode": "livemax"}
+LEAST: Any = {"multiprocess_mode": "livemin"}
 NEWEST: Any = {"multiprocess_mode": "livemostrecent"}
 
 INVOICE_CREATED = Counter("invoice_created_total", "Invoices asked for, by outcome", ["outcome"])
@@ -45,6 +47,13 @@ LOCK_WAIT_SECONDS = Histogram(
 )
 RATE_LIMITED = Counter("rate_limit_exceeded_total", "Calls refused by a rate limit", ["scope"])
 CIRCUIT_STATE = Gauge("circuit_breaker_state", "0 closed, 1 half open, 2 open", ["target"], **WORST)
+CIRCUIT_TRANSITIONS = Counter("circuit_breaker_transitions_total", "Changes of a breaker's state", ["target", "to"])
+CIRCUIT_REFUSED = Counter("circuit_breaker_refused_total", "Items not sent because a breaker was open", ["target"])
+RETRY_TOKENS = Gauge("retry_budget_tokens", "Tokens left; retries need more than 5 of 10", ["target"], **LEAST)
+RETRIES = Counter("retries_total", "Retries of our own, sent or forgone for lack of budget", ["target", "outcome"])
+BULKHEAD_IN_FLIGHT = Gauge("bulkhead_in_flight", "Calls in flight of those a bulkhead allows", ["target"], **SUM)
+BULKHEAD_REFUSED = Counter("bulkhead_refused_total", "Calls refused because a bulkhead was full", ["target"])
+EXPIRED = Counter("work_expired_total", "Work dropped unbegun because its caller's time was over", ["where"])
 PG_CONNECTIONS_ACTIVE = Gauge("pg_connections_active", "Connections in use", ["pool"], **SUM)
 PG_QUERY_SECONDS = Histogram(
     "pg_query_duration_seconds", "Statements, by their name", ["statement"], buckets=STATEMENT_BUCKETS_S

@@ -10,6 +10,7 @@ from invochain.chassis import clock, faults
 from invochain.chassis.call import Call, reply_all
 from invochain.chassis.isolate import run_isolating_poison
 from invochain.chassis.postgres import CommitUnknown
+from invochain.chassis.telemetry import EXPIRED
 from invochain.errors import (
     Code,
     DeadlineTooShort,
@@ -141,7 +142,9 @@ async def reserve(room: InvoiceRoom, work: Work, at: list[int]) -> list[int]:
     request = work.drafts.reserve_request(with_stock, [work.attempt[p] for p in with_stock])
     time_left = max(work.calls[p].remaining() for p in with_stock)
     try:
-        refusals = await room.inventory.reserve(request, time_left_s=time_left, trace=work.calls[with_stock[0]].trace)
+        refusals = await room.inventory.reserve(
+            request, items=len(with_stock), time_left_s=time_left, trace=work.calls[with_stock[0]].trace
+        )
     except Refusal as unknown:
         # Perhaps held, perhaps not: never released here (PROTOCOL R2). The resolver settles it.
         _fail(work, with_stock, unknown)
@@ -315,6 +318,7 @@ def _in_time(work: Work, position: int) -> bool:
     if call.answer.done():
         return False
     if call.remaining() < DECIDE_NEEDS_S:
+        EXPIRED.labels(where="decide").inc()
         call.refuse(DeadlineTooShort("before it could be decided"))
         return False
     return True

@@ -1,31 +1,28 @@
 """The door to the inventory: holds stock for a batch, makes holds lasting, gives them back. Nothing else goes there.
 
-Bulkhead of 64 batches in flight, one retry if time is left, every call with a deadline (PROTOCOL 13). An answer that
-does not come is no proof of anything: the hold stays for the resolver (PROTOCOL R2).
+Reserve, for which callers wait, passes bulkhead, breaker and retry budget (chassis/target.py). Every call has a
+deadline (PROTOCOL 13). An answer that does not come is no proof of anything: the hold stays for the resolver
+(PROTOCOL R2).
 """
 
 from __future__ import annotations
 
-import asyncio
-import random
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 from invochain import core
 from invochain.api.inventory.v1 import inventory_service_pb2 as api
 from invochain.api.inventory.v1.inventory_service_pb2_grpc import InventoryServiceStub
-from invochain.chassis import clock, faults
+from invochain.chassis import faults
+from invochain.chassis.breaker import OPEN_S, Breaker
 from invochain.chassis.channel import Channel, RawChannel
 from invochain.chassis.ids import Id, from_text, to_text
+from invochain.chassis.target import UNKNOWN, Target
 from invochain.chassis.telemetry import RESERVATION_FAILURES
 from invochain.chassis.trace import Trace
 from invochain.errors import BulkheadFull, DependencyDown, Told
 
-BATCHES_IN_FLIGHT_MAX = 64
-BULKHEAD_WAIT_S = 0.2
 RESERVE_TIMEOUT_S = 1.5
-# Less left than this, and a second try could not end in time.
-RETRY_NEEDS_S = 2.0
 SETTLE_TIMEOUT_S = 5.0
 SETTLE_ITEMS_MAX = 1_000
 
@@ -61,47 +58,36 @@ class Pending:
 class InventoryPort:
     """Calls the inventory service as the invoice service."""
 
-    def __init__(self, channel: Channel) -> None:
+    def __init__(self, channel: Channel, breaker_open_s: float = OPEN_S) -> None:
         self._channel = channel
         self._raw = InventoryServiceStub(RawChannel(channel))
         self._stub = InventoryServiceStub(channel.channel)
-        self._bulkhead = asyncio.Semaphore(BATCHES_IN_FLIGHT_MAX)
+        self._target = Target(Breaker("inventory", what=channel.what, open_s=breaker_open_s), retries=True)
 
-    async def reserve(self, request: bytes, *, time_left_s: float, trace: Trace | None) -> list[Told | None]:
-        """Holds stock for an encoded batch. One entry an item: None if held, else the refusal.
+    async def reserve(
+        self, request: bytes, *, items: int, time_left_s: float, trace: Trace | None
+    ) -> list[Told | None]:
+        """Holds stock for an encoded batch of so many items. One entry an item: None if held, else the refusal.
 
-        Refuses the batch with DependencyDown when the outcome is unknown, BulkheadFull when nothing was sent.
+        Refuses the batch: DependencyDown when the outcome is unknown; CircuitOpen, BulkheadFull when nothing was sent.
         """
-        started = clock.monotonic()
+
+        async def send(timeout_s: float) -> list[Told | None]:
+            await faults.reach("reserve.send")
+            raw = await self._channel.call(self._raw.BatchReserveStock, request, timeout_s=timeout_s, trace=trace)
+            return [Told.from_bytes(status) if status else None for _state, status in core.reserve_results(raw)]
+
         try:
-            async with asyncio.timeout(BULKHEAD_WAIT_S):
-                await self._bulkhead.acquire()
-        except TimeoutError:
-            RESERVATION_FAILURES.labels(reason="BULKHEAD_FULL").inc()
-            raise BulkheadFull("the inventory") from None
-        try:
-            try:
-                raw = await self._reserve_once(request, min(RESERVE_TIMEOUT_S, time_left_s), trace)
-            except DependencyDown:
-                if time_left_s - (clock.monotonic() - started) < RETRY_NEEDS_S:
-                    raise
-                await asyncio.sleep(random.uniform(0.05, 0.15))
-                raw = await self._reserve_once(request, RESERVE_TIMEOUT_S, trace)
-        except DependencyDown:
-            RESERVATION_FAILURES.labels(reason="DEPENDENCY_DOWN").inc()
+            refusals = await self._target.ask(
+                send, timeout_s=RESERVE_TIMEOUT_S, time_left_s=time_left_s, items=items, count=_good_and_bad
+            )
+        except (BulkheadFull, DependencyDown) as unanswered:
+            RESERVATION_FAILURES.labels(reason=unanswered.reason).inc()
             raise
-        finally:
-            self._bulkhead.release()
-        refusals = [Told.from_bytes(status) if status else None for _state, status in core.reserve_results(raw)]
         for refusal in refusals:
             if refusal:
                 RESERVATION_FAILURES.labels(reason=refusal.reason).inc()
         return refusals
-
-    async def _reserve_once(self, request: bytes, timeout_s: float, trace: Trace | None) -> bytes:
-        await faults.reach("reserve.send")
-        raw: bytes = await self._channel.call(self._raw.BatchReserveStock, request, timeout_s=timeout_s, trace=trace)
-        return raw
 
     async def confirm(self, holds: Sequence[Hold]) -> list[str]:
         """Makes holds lasting. One entry an item: empty, or the reason it was refused."""
@@ -141,3 +127,9 @@ class InventoryPort:
 
     async def close(self) -> None:
         await self._channel.close()
+
+
+def _good_and_bad(refusals: Sequence[Told | None]) -> tuple[int, int]:
+    """What the breaker counts of an answer: items held, items whose outcome is unknown; business is neither."""
+    bad = sum(1 for refusal in refusals if refusal is not None and refusal.code in UNKNOWN)
+    return sum(1 for refusal in refusals if refusal is None), bad

@@ -15,10 +15,12 @@ from invochain.api.invoice.v1 import invoice_service_pb2 as api
 from invochain.api.merchant.v1 import merchant_service_pb2 as merchants
 from invochain.api.merchant.v1.merchant_service_pb2_grpc import MerchantServiceStub
 from invochain.chassis import clock
+from invochain.chassis.breaker import OPEN_S, Breaker
 from invochain.chassis.channel import Channel
 from invochain.chassis.ids import Id, from_text, to_text
 from invochain.chassis.postgres import CommitUnknown, Postgres, Sql, Tx
-from invochain.errors import DependencyDown
+from invochain.chassis.target import Target
+from invochain.errors import BulkheadFull, DependencyDown
 
 # A changed policy or turnover is in force after this at the latest.
 FRESH_MS = 5_000
@@ -31,10 +33,12 @@ LOOKUP_TIMEOUT_S = 1.0
 class Parties:
     """Looks parties up, and remembers."""
 
-    def __init__(self, postgres: Postgres, merchant_service: Channel) -> None:
+    def __init__(self, postgres: Postgres, merchant_service: Channel, breaker_open_s: float = OPEN_S) -> None:
         self.directory = core.Directory()
         self._postgres, self._channel = postgres, merchant_service
         self._stub = MerchantServiceStub(merchant_service.channel)
+        breaker = Breaker("merchant", what=merchant_service.what, open_s=breaker_open_s)
+        self._target = Target(breaker, retries=False)
         self._asked: OrderedDict[str, float] = OrderedDict()
 
     def fresh_since_ms(self) -> int:
@@ -56,7 +60,7 @@ class Parties:
         to_ask = [gstin for gstin in missing_gstins if self._may_ask(gstin)]
         if missing_ids or to_ask:
             # A buyer who cannot be asked for is linked when his event comes.
-            with suppress(DependencyDown, CommitUnknown):
+            with suppress(DependencyDown, BulkheadFull, CommitUnknown):
                 found_gstins |= await self._fetch(missing_ids, to_ask)
         for gstin in missing_gstins:
             if gstin not in found_gstins:
@@ -73,7 +77,19 @@ class Parties:
 
     async def _fetch(self, merchant_ids: list[Id], gstins: list[str]) -> set[str]:
         request = merchants.LookupMerchantsRequest(merchant_ids=[to_text(id_) for id_ in merchant_ids], gstins=gstins)
-        response = await self._channel.call(self._stub.LookupMerchants, request, timeout_s=LOOKUP_TIMEOUT_S)
+
+        async def send(timeout_s: float) -> merchants.LookupMerchantsResponse:
+            found: merchants.LookupMerchantsResponse = await self._channel.call(
+                self._stub.LookupMerchants, request, timeout_s=timeout_s
+            )
+            return found
+
+        response = await self._target.ask(
+            send,
+            timeout_s=LOOKUP_TIMEOUT_S,
+            time_left_s=LOOKUP_TIMEOUT_S,
+            items=len(merchant_ids) + len(gstins),
+        )
         if response.merchants:
             async with self._postgres.transaction() as tx:
                 rows = await keep(tx, response.merchants)

@@ -31,12 +31,13 @@ async def start(settings: Settings) -> Running:
         epoch = await tx.fetchval(EPOCH)
     redis = Redis(settings.redis_url) if settings.redis_url else None
     merchant_service = Channel(settings.merchant_address, identity, "the merchant directory")
-    inventory = InventoryPort(Channel(settings.inventory_address, identity, "the inventory"))
+    open_s = settings.breaker_open_ms / 1_000
+    inventory = InventoryPort(Channel(settings.inventory_address, identity, "the inventory"), open_s)
     merchant_keys = MerchantKeys(settings.merchant_address)
     room = InvoiceRoom(
         postgres=postgres,
         inventory=inventory,
-        parties=Parties(postgres, merchant_service),
+        parties=Parties(postgres, merchant_service, open_s),
         outcomes=Outcomes(redis, keys.cache_mac_key, epoch),
         settlers=Settlers(inventory),
         audit_key=keys.audit_mac_key,

@@ -179,7 +179,7 @@ async def hold_by_hand(
     async with AsyncExitStack() as stack:
         port = inventory_port(market, stack)
         raw = stock_pb.BatchReserveStockRequest(requests=[one]).SerializeToString()
-        assert await port.reserve(raw, time_left_s=3, trace=None) == [None]
+        assert await port.reserve(raw, items=1, time_left_s=3, trace=None) == [None]
     return hold
 
 
