@@ -23,8 +23,8 @@ LATENCY_BUCKETS_S = (0.001, 0.0025, 0.005, 0.01, 0.015, 0.025, 0.05, 0.1, 0.2, 0
 STATEMENT_BUCKETS_S = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2)
 SIZE_BUCKETS = (1, 2, 5, 10, 20, 50, 100, 200, 500, 1_000)
 
-# What one figure means when several processes of a service share an endpoint: their sum, the
-# worst (the greatest or the least), or the newest.
+# What one figure means when several processes of a service share an endpoint: their sum, the greatest, the least, or
+# the newest.
 SUM: Any = {"multiprocess_mode": "livesum"}
 WORST: Any = {"multiprocess_mode": "livemax"}
 LEAST: Any = {"multiprocess_mode": "livemin"}
