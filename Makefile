@@ -117,9 +117,10 @@ clients: $(STAMP)/proto-go ## build the Go and TypeScript client stubs
 bench: build ## measure on this machine (benchmarks/)
 	@$(call need,benchmarks/run.py)
 	@python benchmarks/run.py $(ARGS)
-chaos: build ## one file per failure; wants a quiet machine
+chaos: build ## one file per failure, and the long forms of the proofs; wants a quiet machine
 	@$(call need,tests/chaos)
 	@pytest -m 'long or not long' tests/chaos $(ARGS)
+	@pytest -m long tests/model
 fuzz: build ## fuzz the Rust core (FUZZ_S seconds a target; nightly Rust, cargo-fuzz), then 10 million documents against the oracle
 	@cargo +nightly fuzz --version >/dev/null 2>&1 || { echo 'a nightly Rust or cargo-fuzz is missing; install them:' \
 	   'rustup toolchain install nightly && cargo install cargo-fuzz'; exit 1; }

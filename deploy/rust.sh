@@ -7,6 +7,7 @@ cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
 if cargo fmt --version >/dev/null 2>&1; then
   cargo fmt --all --check
+  cargo fmt --manifest-path tests/model/stateright/Cargo.toml --check
 else
   echo "rust: no rustfmt here, format not checked (rustup component add rustfmt, or apt-get install rustfmt-web)"
 fi

@@ -19,7 +19,7 @@ def run(*args: str) -> subprocess.CompletedProcess[str]:
 
 @pytest.mark.timeout(300)
 @pytest.mark.parametrize(
-    ("handlers", "counts"), [("2", "42622 states, 229620 transitions"), ("3", "238070 states, 1519395 transitions")]
+    ("handlers", "counts"), [("2", "44162 states, 239028 transitions"), ("3", "244238 states, 1562351 transitions")]
 )
 def test_the_protocol_is_safe_and_always_settles(handlers, counts):
     """All reachable states; the counts are pinned, so that a rule does not change unseen."""
@@ -34,8 +34,19 @@ def test_there_are_thirteen_mutants():
     assert len(MUTANTS) == 13
 
 
+# Exploring these with three handlers takes all states: nothing is unsafe, stock cannot settle.
+SLOW = ("reverse_needs_hold", "sell_needs_hold")
+
+
 @pytest.mark.timeout(300)
-@pytest.mark.parametrize("mutant", MUTANTS)
-def test_a_broken_rule_is_caught(mutant):
+@pytest.mark.parametrize(
+    ("mutant", "handlers"),
+    [
+        pytest.param(mutant, handlers, marks=[pytest.mark.long] if mutant in SLOW and handlers == "3" else [])
+        for mutant in MUTANTS
+        for handlers in ("2", "3")
+    ],
+)
+def test_a_broken_rule_is_caught(mutant, handlers):
     """A model that cannot fail proves nothing."""
-    assert run(mutant).returncode == 1
+    assert run(mutant, handlers).returncode == 1

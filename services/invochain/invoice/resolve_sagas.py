@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import asyncpg
 
 from invochain import core
-from invochain.chassis.postgres import Postgres, Tx
+from invochain.chassis.postgres import Postgres, Sql, Tx
 from invochain.chassis.telemetry import SAGA_COMPENSATION, log
 from invochain.errors import SagaAborted
 from invochain.invoice import decide_sql as sql
@@ -115,11 +115,14 @@ async def _read(tx: Tx, holds: Sequence[Hold]) -> dict[bytes, asyncpg.Record]:
 
 
 async def _fence(tx: Tx, holds: Sequence[Hold], rows: dict[bytes, asyncpg.Record]) -> list[Hold]:
-    """Writes ABORTED(n) for each hold's own attempt; returns those whose row was written here."""
+    """Writes ABORTED(n) for each request's latest attempt; returns the holds of the requests written here."""
     reason = SagaAborted.reason
     written: set[bytes] = set()
-    new = [h for h in holds if rows[h.rid]["state"] is None]
-    opened = [h for h in holds if rows[h.rid]["state"] == "OPEN"]
+    # A row says no to every attempt up to its own, so the latest one speaks for the others.
+    latest = {h.rid: h for h in sorted(holds, key=lambda h: h.attempt)}
+    new = [h for h in latest.values() if rows[h.rid]["state"] is None]
+    opened = [h for h in latest.values() if rows[h.rid]["state"] == "OPEN" and rows[h.rid]["attempt"] == h.attempt]
+    behind = [h for h in latest.values() if rows[h.rid]["state"] is not None and rows[h.rid]["attempt"] < h.attempt]
     if new:
         fenced = await tx.fetch(
             sql.INSERT_NEGATIVE,
@@ -146,6 +149,11 @@ async def _fence(tx: Tx, holds: Sequence[Hold], rows: dict[bytes, asyncpg.Record
             [None] * len(opened),
         )
         written.update(bytes(row["rid"]) for row in closed)
+    if behind:
+        raised = await tx.fetch(
+            ABORT_LATER, [h.merchant_id for h in behind], [h.rid for h in behind], [h.attempt for h in behind], reason
+        )
+        written.update(bytes(row["rid"]) for row in raised)
     return [h for h in holds if h.rid in written]
 
 
@@ -155,3 +163,24 @@ def _report(way: str, holds: Sequence[Hold], refused: Sequence[str]) -> None:
         if reason:
             # Impossible by design (PROTOCOL 4.2): the row that decides and the hold disagree.
             log("invoice").error("resolver_refused", way=way, reason=reason, rid=hold.rid.hex(), attempt=hold.attempt)
+
+
+# The row speaks of an earlier attempt than the hold: that hold's own row was purged, or set back by a restore.
+ABORT_LATER = Sql(
+    "resolver_abort_later",
+    """
+UPDATE decision SET state = 'ABORTED', attempt = behind.attempt, reason = $4, update_time = now()
+FROM (
+    SELECT decision.merchant_id, decision.rid, asked.attempt
+    FROM decision
+    JOIN unnest($1::uuid[], $2::uuid[], $3::int[]) AS asked (merchant_id, rid, attempt)
+        ON decision.merchant_id = asked.merchant_id AND decision.rid = asked.rid
+    WHERE decision.state IN ('OPEN', 'ABORTED') AND decision.attempt < asked.attempt
+    ORDER BY decision.merchant_id, decision.rid
+    FOR UPDATE OF decision
+) AS behind
+WHERE decision.merchant_id = behind.merchant_id AND decision.rid = behind.rid
+    AND decision.state IN ('OPEN', 'ABORTED') AND decision.attempt < behind.attempt
+RETURNING decision.rid
+""",
+)

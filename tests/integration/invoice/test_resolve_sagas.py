@@ -173,6 +173,28 @@ class TestAHoldWhoseRequestDied:
         await held(market, seller)
         assert await hold_states(market, seller) == {1: "RELEASED", 2: "RELEASED", 3: "HELD"}
 
+    async def test_of_an_attempt_later_than_its_row_is_fenced_all_the_same(self, market, seller, buyer):
+        """The row was purged or set back, and says ABORTED(1) or nothing while attempt 2 holds stock: it becomes
+        ABORTED(2), and only then is the stock let go of. (Left alone, it would be held until a client repeats the key.)
+        """
+        key, request = fresh_key(), market.invoice(buyer, market.line(1))
+        await hold_by_hand(market, seller, request, key, attempt=1)
+        await hold_by_hand(market, seller, request, key, attempt=2)
+        await age_holds(market, 31, seller)
+        await settle(market)
+        assert await decision_of(market, seller, key) == ("ABORTED", 2, "SAGA_ABORTED")
+        assert await hold_states(market, seller) == {1: "RELEASED", 2: "RELEASED"}
+
+        await hold_by_hand(market, seller, request, key, attempt=3)
+        await age_holds(market, 31, seller)
+        await settle(market)
+        assert await decision_of(market, seller, key) == ("ABORTED", 3, "SAGA_ABORTED")
+        assert (await hold_states(market, seller))[3] == "RELEASED"
+        assert await market.stock(seller) == (100, 0)
+
+        await market.issue(seller, request, key)
+        assert (await decision_of(market, seller, key))[:2] == ("SUCCEEDED", 4)
+
     async def test_that_left_no_tombstone_is_followed_by_a_definite_answer(self, market, seller, buyer):
         """ABORTED(1) without a hold, and the stock is gone: attempt 2 ends it, there is no SAGA_ABORTED for ever."""
         key, request = fresh_key(), market.invoice(buyer, market.line(101))
