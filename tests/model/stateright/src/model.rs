@@ -119,6 +119,8 @@ pub enum Step {
 }
 
 pub type Steps = Vec<(Step, State)>;
+/// Takes a handler's step: where it goes, with which attempt, and what changes besides.
+type Emit<'a> = dyn FnMut(Step, At, u8, &dyn Fn(&mut Key)) + 'a;
 
 impl Saga {
     pub fn is(&self, mutant: Mutant) -> bool {
@@ -489,13 +491,7 @@ impl Saga {
         }
     }
 
-    fn decide(
-        &self,
-        key: &Key,
-        k: usize,
-        a: u8,
-        emit: &mut dyn FnMut(Step, At, u8, &dyn Fn(&mut Key)),
-    ) {
+    fn decide(&self, key: &Key, k: usize, a: u8, emit: &mut Emit) {
         let unfenced = self.is(Mutant::NoFenceInsert);
         let ok = key.row.claimable(a) || unfenced;
         if ok && self.issued(key) && !unfenced {
