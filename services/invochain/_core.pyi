@@ -114,6 +114,13 @@ def explain_document(raw: bytes) -> tuple[str | None, Violations]:
 def split_batch(raw: bytes) -> tuple[list[tuple[bytes, str]], bool]:
     """Cuts a BatchCreateInvoicesRequest into (CreateInvoiceRequest, key) items; ValueError if it is none."""
 
+def split_import(raw: bytes) -> list[tuple[bytes, str, int]]:
+    """Cuts an ImportInvoicesRequest into (CreateInvoiceRequest, key, offset) items; ValueError if it is none."""
+
+def join_results(results: list[tuple[bytes, bool, bool, int]], durable_offset: int) -> bytes:
+    """An encoded BatchCreateInvoicesResponse (offsets 0) or ImportInvoicesResponse, from (Invoice or google.rpc.Status,
+    is it an invoice, replayed, offset) results."""
+
 def reserve_results(raw: bytes) -> list[tuple[int, bytes]]:
     """Reads a BatchReserveStockResponse: (state, google.rpc.Status or empty) a result."""
 

@@ -65,6 +65,10 @@ messages! {
 
     struct BatchCreateInvoicesRequest { 1 items: Vec<BatchCreateInvoicesItem<'a>>, 2 all_or_nothing: bool }
 
+    struct ImportInvoicesItem { 1 invoice: &'a [u8], 2 idempotency_key: &'a str, 3 offset: i64 }
+
+    struct ImportInvoicesRequest { 1 items: Vec<ImportInvoicesItem<'a>> }
+
     struct StockHold { 1 reservation_id: &'a str, 2 fingerprint: &'a [u8], 3 rid: &'a str, 4 attempt: i32 }
 
     struct ReservationItem { 1 sku: &'a str, 2 quantity_milli: i64, 3 unit: &'a str }

@@ -8,6 +8,7 @@ mod gst;
 mod identity;
 mod invoice;
 mod party;
+mod results;
 mod stock;
 
 #[pymodule]
@@ -20,6 +21,7 @@ fn _core(m: &Bound<'_, PyModule>) -> PyResult<()> {
     identity::register(m)?;
     invoice::register(m)?;
     party::register(m)?;
+    results::register(m)?;
     stock::register(m)?;
     Ok(())
 }

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Collection
+from collections.abc import AsyncIterator, Collection
 
 from invochain import core
 from invochain.api.invoice.v1 import invoice_service_pb2 as api
@@ -24,6 +24,7 @@ from invochain.errors import (
 )
 from invochain.invoice.create_invoice import create_all_or_nothing, create_invoices
 from invochain.invoice.explain_invoice import explain_invoice
+from invochain.invoice.import_invoices import import_invoices
 from invochain.invoice.invoice import ACCEPT, CANCEL, DECLINE_EDIT, REJECT, REQUEST_EDIT
 from invochain.invoice.move_invoice import Wish, move_invoices, wish
 from invochain.invoice.operations import cancel_operation, get_operation
@@ -64,7 +65,7 @@ class InvoiceServicer:
         return await self._created(call)
 
     @rpc(roles=SELLERS)
-    async def BatchCreateInvoices(self, call: Call) -> api.BatchCreateInvoicesResponse:
+    async def BatchCreateInvoices(self, call: Call) -> bytes:
         items, all_or_nothing = self._split(call)
         calls = [
             Call(call.method, call.principal, raw, call.deadline, key, call.trace, call.request_id)
@@ -76,17 +77,20 @@ class InvoiceServicer:
             self._room.spawn(create_all_or_nothing(self._room, calls))
         else:
             self._creating.put(calls)
-        response = api.BatchCreateInvoicesResponse()
+        results = []
         for one in calls:
-            result = response.results.add()
             try:
-                result.invoice.MergeFromString(await self._outcome(one))
+                body, issued = await self._outcome(one), True
             except Refusal as refusal:
-                result.error.CopyFrom(refusal.to_status())
-            result.replayed = one.replayed
+                body, issued = refusal.to_status().SerializeToString(), False
+            results.append((body, issued, one.replayed, 0))
         if tokens := [one.out[TOKEN] for one in calls if TOKEN in one.out]:
             call.out[TOKEN] = max(tokens, key=lambda lsn: [int(part, 16) for part in lsn.split("/")])
-        return response
+        return core.join_results(results, 0)
+
+    @rpc(roles=SELLERS, stream=True)
+    def ImportInvoices(self, call: Call, requests: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
+        return import_invoices(self._creating, self._outcome, call, requests)
 
     @rpc(roles=SELLERS)
     async def ValidateInvoice(self, call: Call, request: api.ValidateInvoiceRequest) -> api.ValidateInvoiceResponse:

@@ -1,0 +1,100 @@
+"""How far an import came: a small file beside the invoices, and the report of what was refused.
+
+Written when the server has said that it is durable, so a kill at any moment costs nothing: what was sent beyond it is
+sent again, and its keys find what was issued.
+"""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import json
+import os
+from dataclasses import dataclass, field
+from pathlib import Path
+
+KEPT = ("offset", "digest", "issued", "replayed", "refused")
+HEADER = ("line", "idempotency_key", "reason", "field", "code", "description")
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What became of one invoice of the file."""
+
+    line: int
+    key: str
+    # ISSUED, REPLAYED, or the reason of the refusal.
+    result: str
+    # (field, code, description) of each broken rule; at least one for a refusal.
+    broken: tuple[tuple[str, str, str], ...] = ()
+
+
+class FileChanged(Exception):
+    """What was imported already reads otherwise now."""
+
+
+@dataclass
+class Progress:
+    """Counts of the invoices that are durable; `offset` is the line of the last one."""
+
+    path: Path
+    report: Path
+    offset: int = 0
+    # Over the lines and keys up to there, so that a changed file is seen.
+    digest: str = ""
+    issued: int = 0
+    replayed: int = 0
+    refused: int = 0
+    _hash: hashlib._Hash = field(default_factory=hashlib.sha256)
+
+    @classmethod
+    def load(cls, file: Path, *, from_start: bool) -> Progress:
+        """Where an earlier import of the file stopped, or the beginning."""
+        path, report = file.with_name(f"{file.name}.import.json"), file.with_name(f"{file.name}.refused.csv")
+        progress = cls(path, report)
+        if not from_start and path.exists():
+            kept = json.loads(path.read_text())
+            progress = cls(path, report, **{name: kept[name] for name in KEPT})
+            progress._cut_report()
+        else:
+            with open(report, "w", newline="", encoding="utf-8") as out:
+                csv.writer(out).writerow(HEADER)
+        return progress
+
+    @property
+    def done(self) -> int:
+        return self.issued + self.replayed + self.refused
+
+    def passed(self, line: int, key: str) -> None:
+        """Reads again over an invoice that is done. Raises FileChanged at the last one if the file is another."""
+        self._hash.update(f"{line}:{key}\n".encode())
+        if line == self.offset and self._hash.hexdigest() != self.digest:
+            raise FileChanged
+
+    def take(self, outcomes: list[Outcome]) -> None:
+        """Keeps what is durable now, in the order of the file."""
+        refused = [outcome for outcome in outcomes if outcome.broken]
+        if refused:
+            with open(self.report, "a", newline="", encoding="utf-8") as out:
+                csv.writer(out).writerows((o.line, o.key, o.result, *broken) for o in refused for broken in o.broken)
+                out.flush()
+        for outcome in outcomes:
+            self._hash.update(f"{outcome.line}:{outcome.key}\n".encode())
+            self.offset = outcome.line
+        self.refused += len(refused)
+        self.replayed += sum(outcome.result == "REPLAYED" for outcome in outcomes)
+        self.issued += sum(outcome.result == "ISSUED" for outcome in outcomes)
+        self.digest = self._hash.hexdigest()
+        kept = {name: getattr(self, name) for name in KEPT}
+        temporary = self.path.with_suffix(".tmp")
+        temporary.write_text(json.dumps(kept))
+        os.replace(temporary, self.path)
+
+    def _cut_report(self) -> None:
+        """Drops refusals that were reported just before a kill, and not yet counted."""
+        if not self.report.exists():
+            return
+        with open(self.report, newline="", encoding="utf-8") as file:
+            rows = [row for row in csv.reader(file) if row and row[0].isdigit() and int(row[0]) <= self.offset]
+        with open(self.report, "w", newline="", encoding="utf-8") as out:
+            csv.writer(out).writerows([HEADER, *rows])
