@@ -3,7 +3,8 @@
 What every implementation promises, and tests/integration/chassis/test_broker_conformance.py holds:
 - records of one key keep their order; a record is acknowledged only when it is durable;
 - each partition is read by one consumer of a group at a time; what was not committed is delivered again;
-- a record that cannot be published takes the later records of its key in the same call with it, and no others.
+- a record that cannot be published takes the later records of its key in the same call with it, and no others; if no
+  repeat could help, that is said (`Unpublishable`), so that its key can be parked.
 """
 
 from __future__ import annotations
@@ -52,12 +53,35 @@ class NotAcked:
     cause: Exception
 
 
-class RecordTooLarge(Exception):
+class Unpublishable(Exception):
+    """It is the record that is wrong, not the broker: no repeat will be acknowledged. Its words name no content."""
+
+
+class RecordTooLarge(Unpublishable):
     """No broker of ours takes a record of this size."""
+
+
+class RecordMalformed(Unpublishable):
+    """A header, the key or the value is not what goes over the wire: UTF-8 text, bytes."""
 
 
 class BehindFailed(Exception):
     """An earlier record of the same key was not published."""
+
+
+def check(record: Record) -> Unpublishable | None:
+    """What keeps every broker from taking a record; None: nothing."""
+    if not isinstance(record.key, bytes) or not isinstance(record.value, bytes):
+        return RecordMalformed("key and value are bytes")
+    if (size := len(record.key) + len(record.value)) > RECORD_BYTES_MAX:
+        return RecordTooLarge(f"{size} bytes; at most {RECORD_BYTES_MAX} are taken")
+    for name, value in record.headers:
+        try:
+            name.encode()
+            value.encode()
+        except (AttributeError, UnicodeEncodeError):
+            return RecordMalformed(f"header {name!r} is no UTF-8 text")
+    return None
 
 
 class PartitionsLost(Exception):

@@ -18,14 +18,13 @@ import asyncpg
 
 from invochain.chassis import clock
 from invochain.chassis.broker import (
-    RECORD_BYTES_MAX,
     Acked,
     BehindFailed,
     Delivered,
     NotAcked,
     PartitionsLost,
     Record,
-    RecordTooLarge,
+    check,
 )
 from invochain.chassis.postgres import CommitUnknown, Postgres, Sql
 from invochain.chassis.session import Session, Share
@@ -68,8 +67,8 @@ class EmbeddedBroker:
         for index, record in enumerate(records):
             if record.key in too_late:
                 outcomes[index] = NotAcked(BehindFailed(f"key {record.key!r}"))
-            elif (size := len(record.key) + len(record.value)) > RECORD_BYTES_MAX:
-                outcomes[index] = NotAcked(RecordTooLarge(f"{size} bytes; at most {RECORD_BYTES_MAX} are taken"))
+            elif wrong := check(record):
+                outcomes[index] = NotAcked(wrong)
                 too_late.add(record.key)
             else:
                 sound.append(index)

@@ -35,6 +35,8 @@ STEPS = {
     "release.send": "the negative row is committed; Release is about to be sent (invoice, resolver)",
     "relay.published": "the broker has the events; the outbox rows are not deleted (workers)",
     "consumer.handled": "the effect is committed; the position is not (workers)",
+    "replay.delivered": "a parked event went on; it is still parked (workers)",
+    "replay.repaired": "what a dead letter asked for is done; the letter is REPLAYING (workers)",
 }
 
 _FORM = re.compile(r"(?P<step>[a-z._]+):(?P<action>kill|stop|sleep=(?P<ms>\d+))(?P<options>(?::(?:nth|after)=\d+)*)")

@@ -4,7 +4,7 @@
       service-<name>.jwk.json           the private ES256 key by which one service proves itself to the others
       service-keys.json                 the public keys of all services
       token-keys.json                   the keys that sign access tokens, private; the merchant service's alone
-      audit-mac.key  cache-mac.key  page-token.key      32 random bytes, as 64 hexadecimal digits
+      audit-mac.key  cache-mac.key  page-token.key  dead-letter.key      32 random bytes, as 64 hexadecimal digits
 
 A service needs its own private key, `service-keys.json` and the MAC keys it uses; what is not in the folder is missed
 only by whoever asks for it. Rotation of token keys: a new key is published first and signs after `PUBLISH_S`; the key
@@ -32,7 +32,8 @@ from joserfc.jwk import ECKey
 from invochain.chassis import clock
 
 SERVICES = ("merchant", "inventory", "invoice", "workers", "gateway")
-MAC_KEYS = ("audit-mac", "cache-mac", "page-token")
+# The last one is no MAC key but seals payloads; it is made and read alike.
+MAC_KEYS = ("audit-mac", "cache-mac", "page-token", "dead-letter")
 MAC_KEY_BYTES = 32
 # A key is published this long before it signs: verifiers read the key set every 30 s, so all of them know it by then.
 PUBLISH_S = 120
@@ -86,6 +87,11 @@ class Secrets:
     def page_token_key(self) -> bytes:
         """Authenticates page tokens (API section 5)."""
         return self._mac("page-token")
+
+    @property
+    def dead_letter_key(self) -> bytes:
+        """Seals the payloads of parked events (PROTOCOL 14, chassis/seal.py)."""
+        return self._mac("dead-letter")
 
     def own_key(self, service: str) -> ECKey:
         """The private key of a service."""

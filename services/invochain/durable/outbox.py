@@ -100,7 +100,8 @@ async def append_columns(
 async def unpublished(tx: Tx, partitions: Sequence[int], limits: Sequence[int]) -> list[asyncpg.Record]:
     """The oldest rows of each partition, at most its limit, in seq order within a partition.
 
-    There is no "after": sequence order is not commit order, so a position would skip what commits late.
+    `parked`: the row's aggregate is parked (durable/parking.py), so it must not be published. There is no "after":
+    sequence order is not commit order, so a position would skip what commits late.
     """
     return await tx.fetch(UNPUBLISHED, list(partitions), list(limits))
 
@@ -131,7 +132,12 @@ UNPUBLISHED = Sql(
 SELECT o.*
 FROM unnest($1::smallint[], $2::int[]) AS wanted (partition, at_most)
 CROSS JOIN LATERAL (
-    SELECT seq, merchant_id, event_id, aggregate_id, version, partition, type, payload, traceparent, create_time
+    SELECT
+        seq, merchant_id, event_id, aggregate_id, version, partition, type, payload, traceparent, create_time,
+        EXISTS (
+            SELECT FROM parked_aggregate AS parked
+            WHERE parked.consumer = '' AND parked.aggregate = outbox.aggregate_id::text
+        ) AS parked
     FROM outbox
     WHERE outbox.partition = wanted.partition
     ORDER BY seq

@@ -17,7 +17,6 @@ from google.protobuf.message import Message
 from invochain.api.invoice.v1 import invoice_events_pb2 as events_pb
 from invochain.chassis.ids import from_text
 from invochain.chassis.postgres import Postgres
-from invochain.chassis.settings import Settings
 from invochain.chassis.telemetry import RESERVATION_FAILURES, log
 from invochain.durable import inbox
 from invochain.durable.inbox import Received, Subscription
@@ -38,14 +37,8 @@ MOVES: dict[str, tuple[Move, type[Message]]] = {
 }
 
 
-async def subscriptions(settings: Settings) -> list[Subscription]:
+def subscriptions(postgres: Postgres) -> list[Subscription]:
     """What the room listens to (workers/consumer.py)."""
-    postgres = await Postgres.connect(
-        settings.database_url("inventory"),
-        name="inventory",
-        size=settings.background_pool_size,
-        application="invochain-consumers",
-    )
 
     async def settle_events(events: Sequence[Received]) -> None:
         await settle(postgres, events)

@@ -10,7 +10,6 @@ from collections.abc import Sequence
 from invochain.api.merchant.v1.merchant_events_pb2 import MerchantChanged
 from invochain.chassis.ids import from_text
 from invochain.chassis.postgres import Postgres, Sql
-from invochain.chassis.settings import Settings
 from invochain.durable import inbox
 from invochain.durable.inbox import Received, Subscription
 from invochain.invoice.name_locks import INVOICES_OF_GSTIN, bucket
@@ -20,14 +19,8 @@ PARTIES = "invoice.parties"
 CHANGED = "invochain.merchant.changed.v1"
 
 
-async def subscriptions(settings: Settings) -> list[Subscription]:
+def subscriptions(postgres: Postgres) -> list[Subscription]:
     """What the room listens to (workers/consumer.py)."""
-    postgres = await Postgres.connect(
-        settings.database_url("invoice"),
-        name="invoice",
-        size=settings.background_pool_size,
-        application="invochain-consumers",
-    )
 
     async def changed(events: Sequence[Received]) -> None:
         await follow(postgres, events)

@@ -18,13 +18,14 @@ Key = TypeVar("Key", bound=Hashable)
 class Backoff(Generic[Key]):
     """Remembers, for each thing that fails, until when it is left alone."""
 
-    def __init__(self) -> None:
+    def __init__(self, longest_s: float = LONGEST_S) -> None:
+        self._longest_s = longest_s
         self._until: dict[Key, tuple[float, float]] = {}
 
     def failed(self, key: Key) -> float:
         """Notes a failure; returns how many seconds to leave it alone."""
         _, delay = self._until.get(key, (0.0, FIRST_S / 2))
-        delay = min(delay * 2, LONGEST_S)
+        delay = min(delay * 2, self._longest_s)
         pause = random.uniform(delay / 2, delay)
         self._until[key] = (clock.monotonic() + pause, delay)
         return pause

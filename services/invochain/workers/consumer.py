@@ -2,7 +2,8 @@
 
 The position is committed after the handler has returned, and the handler returns after its effects are committed, with
 an inbox row for each event; so a crash anywhere brings an event again and its effect once. An event that cannot be
-handled stops its partition, which is tried again after up to 5 s; the events before it and the other partitions go on.
+handled stops its partition while it is tried again, 10 times within some seconds; then its aggregate is parked with a
+dead letter, and the partition goes on (PROTOCOL 14). A record that is no event is parked at once.
 """
 
 from __future__ import annotations
@@ -12,17 +13,23 @@ import importlib
 import pkgutil
 import uuid
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 import asyncpg
 
-from invochain.chassis import faults, trace
-from invochain.chassis.broker import Broker, Delivered, PartitionsLost
+from invochain.chassis import clock, faults, trace
+from invochain.chassis.broker import Broker, Delivered, PartitionsLost, Record
+from invochain.chassis.call import NOBODY
+from invochain.chassis.ids import from_text
 from invochain.chassis.postgres import COLLIDED, TIMED_OUT, CommitUnknown
 from invochain.chassis.settings import Settings
 from invochain.chassis.telemetry import EVENTS_CONSUMED, LEADER, log
 from invochain.chassis.trace import Trace
+from invochain.durable import dead_letters, parking
+from invochain.durable.dead_letters import TRIES_MAX, TRYING_S_MAX, Failed
 from invochain.durable.inbox import Received, Subscription
+from invochain.durable.parking import Parked, Parking
 from invochain.errors import Code, Refusal
 from invochain.workers import Worker
 from invochain.workers.backoff import Backoff
@@ -30,6 +37,8 @@ from invochain.workers.rooms import Rooms
 
 # The broker wakes us; this bounds how long a stop waits for a consumer that has nothing to do.
 WAIT_S = 1.0
+# Ten tries of a poison event end within 7 s: its neighbours wait no longer than the 10 s they are promised.
+RETRY_S_MAX = 1.0
 
 # The trouble is not in the event: everything is brought again, nothing is looked at one by one.
 _PASSING_CODES = {Code.UNAVAILABLE, Code.DEADLINE_EXCEEDED, Code.ABORTED, Code.RESOURCE_EXHAUSTED, Code.CANCELLED}
@@ -40,22 +49,32 @@ class Unreadable(Exception):
     """A record that is no event of ours: a header is missing or does not read."""
 
 
+@dataclass(slots=True)
+class Tries:
+    """How often the record at the head of a stopped partition was tried, since when by clock.monotonic()."""
+
+    offset: int
+    count: int
+    since: float
+
+
 class Listener:
     """The loop of one subscription."""
 
     room = ""
     interval_s = 0.0
 
-    def __init__(self, subscription: Subscription, broker: Broker, *, wait_s: float = WAIT_S) -> None:
+    def __init__(self, subscription: Subscription, broker: Broker, parked: Parking, *, wait_s: float = WAIT_S) -> None:
         self.name = f"consumer:{subscription.consumer}"
-        self._to, self._wait_s = subscription, wait_s
+        self._to, self._wait_s, self._parking = subscription, wait_s, parked
         self._consumer = broker.consumer(subscription.consumer, subscription.topic)
-        self._backoff: Backoff[int] = Backoff()
+        self._backoff: Backoff[int] = Backoff(RETRY_S_MAX)
+        self._tries: dict[int, Tries] = {}
         self._errors: dict[int, str] = {}
         self._log = log("workers")
         self._counts = {
             outcome: EVENTS_CONSUMED.labels(consumer=subscription.consumer, outcome=outcome)
-            for outcome in ("done", "not_for_us", "failed")
+            for outcome in ("done", "not_for_us", "failed", "parked", "discarded")
         }
 
     async def run_once(self) -> int:
@@ -84,32 +103,90 @@ class Listener:
         return count
 
     async def _handle_all(self, partitions: dict[int, list[Delivered]], done: dict[int, int]) -> None:
+        records = [record for records in partitions.values() for record in records]
+        aside = await self._set_aside(records)
         try:
-            await self._handle([record for records in partitions.values() for record in records])
+            await self._handle([record for record in records if _place(record) not in aside])
         except Exception as failure:
-            if _passes(failure):
+            if passes(failure):
                 raise
-            self._log.warning("batch_is_split", consumer=self._to.consumer, error=repr(failure))
+            self._log.warning("batch_is_split", consumer=self._to.consumer, error=type(failure).__name__)
         else:
-            for partition, records in partitions.items():
-                self._finished(partition, records[-1].offset + 1, done)
+            for partition, mine in partitions.items():
+                self._finished(partition, mine[-1].offset + 1, done)
             return
-        for partition, records in partitions.items():
-            await self._handle_one_by_one(partition, records, done)
+        for partition, mine in partitions.items():
+            await self._handle_one_by_one(partition, mine, aside, done)
 
-    async def _handle_one_by_one(self, partition: int, records: list[Delivered], done: dict[int, int]) -> None:
+    async def _set_aside(self, records: Sequence[Delivered]) -> set[str]:
+        """Keeps what belongs to parked aggregates, and passes by what was discarded; returns their places."""
+        if not (mine := [record for record in records if _type(record) in self._to.types]):
+            return set()
+        consumer, aggregates = self._to.consumer, sorted({aggregate(record) for record in mine})
+        async with self._parking.postgres.reading() as tx:
+            closed = await parking.closed_to(tx, consumer, aggregates)
+            discarded = await dead_letters.discarded(tx, consumer, aggregates)
+        aside = {_place(record) for record in mine if subject(record) in discarded}
+        self._counts["discarded"].inc(len(aside))
+        behind = [one for one in mine if aggregate(one) in closed and _place(one) not in aside]
+        return aside | await self._keep(behind)
+
+    async def _keep(self, records: Sequence[Delivered]) -> set[str]:
+        if not records:
+            return set()
+        async with self._parking.postgres.transaction() as tx:
+            still = await parking.keep(tx, self._parking.seal, self._to.consumer, [parked(one) for one in records])
+        kept = {_place(one) for one in records if aggregate(one) in still}
+        self._counts["parked"].inc(len(kept))
+        return kept
+
+    async def _handle_one_by_one(
+        self, partition: int, records: list[Delivered], aside: set[str], done: dict[int, int]
+    ) -> None:
+        just_parked: set[str] = set()
         for record in records:
+            if _place(record) in aside or (aggregate(record) in just_parked and await self._keep([record])):
+                self._finished(partition, record.offset + 1, done)
+                continue
             here = trace.current.set(Trace.follow(dict(record.record.headers).get("traceparent", "")))
             try:
                 await self._handle([record])
             except Exception as failure:
-                if _passes(failure):
+                if passes(failure):
                     raise
-                self._stopped(partition, record, failure)
-                return
+                if not (tries := self._gives_up(partition, record, failure)):
+                    self._stopped(partition, record, failure)
+                    return
+                await self._park(record, failed(self._to.consumer, parked(record), failure, tries))
+                just_parked.add(aggregate(record))
             finally:
                 trace.current.reset(here)
             self._finished(partition, record.offset + 1, done)
+
+    def _gives_up(self, partition: int, record: Delivered, failure: Exception) -> int:
+        """After how many tries a record is given up now; 0: it is not."""
+        now = clock.monotonic()
+        tries = self._tries.get(partition)
+        if tries is None or tries.offset != record.offset:
+            tries = self._tries[partition] = Tries(record.offset, 0, now)
+        tries.count += 1
+        enough = tries.count >= TRIES_MAX or now - tries.since >= TRYING_S_MAX
+        return tries.count if enough or isinstance(failure, Unreadable) else 0
+
+    async def _park(self, record: Delivered, why: Failed) -> None:
+        async with self._parking.postgres.transaction() as tx:
+            await parking.begin(tx, self._to.consumer, why.merchant_id, why.aggregate)
+            await parking.keep(tx, self._parking.seal, self._to.consumer, [parked(record)])
+            await dead_letters.open_letters(tx, [why])
+        self._counts["failed"].inc()
+        self._log.error(
+            "aggregate_parked",
+            consumer=self._to.consumer,
+            aggregate=why.aggregate,
+            event_id=why.subject,
+            reason=why.reason,
+            tries=why.attempts,
+        )
 
     async def _handle(self, records: Sequence[Delivered]) -> None:
         events = [received(record) for record in records if _type(record) in self._to.types]
@@ -122,6 +199,7 @@ class Listener:
     def _finished(self, partition: int, position: int, done: dict[int, int]) -> None:
         done[partition] = position
         self._backoff.worked([partition])
+        self._tries.pop(partition, None)
         if error := self._errors.pop(partition, ""):
             self._log.info("partition_goes_on", consumer=self._to.consumer, partition=partition, after=error)
 
@@ -148,12 +226,75 @@ class Listener:
         await self._consumer.close()
 
 
-def _passes(failure: Exception) -> bool:
+def passes(failure: Exception) -> bool:
+    """Whether the trouble is not in the event."""
     return isinstance(failure, _PASSING) or (isinstance(failure, Refusal) and failure.code in _PASSING_CODES)
 
 
 def _type(record: Delivered) -> str:
     return dict(record.record.headers).get("ce_type", "")
+
+
+def _place(record: Delivered) -> str:
+    return f"{record.topic}/{record.partition}@{record.offset}"
+
+
+def aggregate(record: Delivered) -> str:
+    """Whose order a record keeps: its key, in hexadecimal where it is no text of ours."""
+    try:
+        return str(uuid.UUID(record.record.key.decode()))
+    except ValueError:
+        return record.record.key.hex()
+
+
+def subject(record: Delivered) -> str:
+    """The event's id; of a record that has none, its place."""
+    try:
+        return str(uuid.UUID(dict(record.record.headers)["ce_id"]))
+    except (KeyError, ValueError):
+        return _place(record)
+
+
+def parked(record: Delivered) -> Parked:
+    """A record as it is kept while its aggregate is parked."""
+    headers = dict(record.record.headers)
+    try:
+        merchant_id = from_text(headers.get("ce_source", "").removeprefix("/merchants/"), "ce_source")
+    except Refusal:
+        merchant_id = NOBODY
+    envelope = {
+        "topic": record.topic,
+        "partition": record.partition,
+        "offset": record.offset,
+        "key": record.record.key.hex(),
+        "headers": record.record.headers,
+    }
+    return Parked(merchant_id, aggregate(record), record.offset, subject(record), envelope, record.record.value)
+
+
+def unparked(one: Parked) -> Delivered:
+    """The record that was parked."""
+    place, headers = one.envelope, tuple((name, value) for name, value in one.envelope["headers"])
+    value = Record(bytes.fromhex(place["key"]), one.payload, headers)
+    return Delivered(place["topic"], place["partition"], place["offset"], value)
+
+
+def failed(consumer: str, one: Parked, failure: Exception, attempts: int) -> Failed:
+    """An event that cannot be handled, as a dead letter tells it. Only a refusal's own words are repeated."""
+    headers: Mapping[str, str] = dict(one.envelope["headers"])
+    traceparent = headers.get("traceparent", "")
+    told = isinstance(failure, (Refusal, Unreadable))
+    return Failed(
+        kind=dead_letters.CONSUME,
+        consumer=consumer,
+        merchant_id=one.merchant_id,
+        subject=one.subject,
+        aggregate=one.aggregate,
+        reason=failure.reason if isinstance(failure, Refusal) else type(failure).__name__,
+        detail=str(failure)[:500] if told else "",
+        attempts=attempts,
+        trace_id=Trace.follow(traceparent).trace_id if traceparent else "",
+    )
 
 
 def received(delivered: Delivered) -> Received:
@@ -182,10 +323,17 @@ async def build(settings: Settings, rooms: Rooms) -> list[Worker]:
     broker = await rooms.broker()
     workers: list[Worker] = []
     for room in rooms.names:
-        package = importlib.import_module(f"invochain.{room}")
-        for name in sorted(module.name for module in pkgutil.iter_modules(package.__path__)):
-            if name.startswith("on_") and name.endswith("_events"):
-                listens = importlib.import_module(f"{package.__name__}.{name}")
-                for subscription in await listens.subscriptions(settings):
-                    workers.append(rooms.closed_at_end(Listener(subscription, broker)))
+        for subscription in await subscriptions(rooms, room):
+            workers.append(rooms.closed_at_end(Listener(subscription, broker, await rooms.parking(room))))
     return workers
+
+
+async def subscriptions(rooms: Rooms, room: str) -> list[Subscription]:
+    """What a room listens to, on the pool of its consumers."""
+    package = importlib.import_module(f"invochain.{room}")
+    found: list[Subscription] = []
+    for name in sorted(module.name for module in pkgutil.iter_modules(package.__path__)):
+        if name.startswith("on_") and name.endswith("_events"):
+            listens = importlib.import_module(f"{package.__name__}.{name}")
+            found += listens.subscriptions(await rooms.postgres(room, "consumers"))
+    return found

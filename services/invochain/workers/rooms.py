@@ -5,10 +5,13 @@ from __future__ import annotations
 import asyncio
 from typing import Protocol, TypeVar
 
+from invochain.chassis import secrets
 from invochain.chassis.embedded_broker import EmbeddedBroker
 from invochain.chassis.postgres import Postgres
+from invochain.chassis.seal import Seal
 from invochain.chassis.session import Session
 from invochain.chassis.settings import Settings
+from invochain.durable.parking import Parking
 
 ROOMS = ("merchant", "inventory", "invoice")
 
@@ -25,7 +28,7 @@ class Rooms:
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
-        self._pools: dict[str, Postgres] = {}
+        self._pools: dict[tuple[str, str], Postgres] = {}
         self._leaders: dict[str, Session] = {}
         self._sessions: list[Session] = []
         self._closing: list[Closes] = []
@@ -41,15 +44,22 @@ class Rooms:
     def has_broker(self) -> bool:
         return bool(self._settings.broker_database_url)
 
-    async def postgres(self, room: str) -> Postgres:
-        """The pool of background work on a room's database."""
+    async def postgres(self, room: str, who: str = "workers") -> Postgres:
+        """A pool of background work on a room's database: one for its loops, one for its consumers."""
         async with self._opening:
-            if room not in self._pools:
-                dsn = self._settings.database_url(room)
-                self._pools[room] = await Postgres.connect(
-                    dsn, name=room, size=self._settings.background_pool_size, application="invochain-workers"
+            if (room, who) not in self._pools:
+                self._pools[room, who] = await Postgres.connect(
+                    self._settings.database_url(room),
+                    name=room,
+                    size=self._settings.background_pool_size,
+                    application=f"invochain-{who}",
                 )
-            return self._pools[room]
+            return self._pools[room, who]
+
+    async def parking(self, room: str) -> Parking:
+        """Where a room's relay and consumers park events that cannot go on."""
+        seal = Seal(secrets.load(self._settings.secrets_dir).dead_letter_key)
+        return Parking(await self.postgres(room), seal)
 
     def session(self, room: str) -> Session:
         """A new session on a room's database, for a worker that divides its work by locks. Closed with the rest."""

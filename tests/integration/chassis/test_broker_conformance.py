@@ -18,7 +18,9 @@ from invochain.chassis.broker import (
     NotAcked,
     PartitionsLost,
     Record,
+    RecordMalformed,
     RecordTooLarge,
+    Unpublishable,
 )
 from invochain.chassis.embedded_broker import EmbeddedBroker
 from invochain.chassis.migrate import migrate
@@ -150,6 +152,34 @@ class TestPublish:
 
         assert 800 == len({r.key for r in found}) == len(found)
 
+    @pytest.mark.parametrize(
+        "poison",
+        [
+            Record(b"bad", b"", (("x", "\ud800"),)),
+            Record(b"bad", b"", (("x", None),)),  # type: ignore[arg-type]
+            Record(b"bad", "text"),  # type: ignore[arg-type]
+        ],
+        ids=["a lone surrogate", "no header value", "text for bytes"],
+    )
+    async def test_a_record_that_cannot_be_written_down_takes_only_its_own_key_with_it(
+        self, broker, join, topic, poison
+    ):
+        """It is told apart from a broker that is down; the others are published."""
+        outcomes = await broker.publish(topic, [record("good", 1), poison, record("bad", 2), record("good", 2)])
+
+        assert [Acked, NotAcked, NotAcked, Acked] == [type(outcome) for outcome in outcomes]
+        assert [RecordMalformed, BehindFailed] == [type(outcomes[n].cause) for n in (1, 2)]
+        assert [b"1", b"2"] == [one.value for one in await read(join(broker, "g", topic), 2)]
+
+    async def test_a_broker_that_is_down_is_no_reason_to_park(self, kind, broker, topic):
+        """What cannot be published now may be later: the cause says nothing against the record."""
+        await kind.kill()
+        (outcome,) = await broker.publish(topic, [record("k", 1)])
+        await kind.revive()
+
+        assert isinstance(outcome, NotAcked)
+        assert not isinstance(outcome.cause, Unpublishable)
+
     async def test_a_record_that_is_too_large_takes_only_its_own_key_with_it(self, broker, join, topic):
         """The later records of its key would overtake it; the others are published."""
         poison = Record(b"bad", bytes(RECORD_BYTES_MAX))
@@ -158,6 +188,7 @@ class TestPublish:
 
         assert [Acked, NotAcked, NotAcked, Acked] == [type(outcome) for outcome in outcomes]
         assert [RecordTooLarge, BehindFailed] == [type(outcomes[n].cause) for n in (1, 2)]
+        assert isinstance(outcomes[1].cause, Unpublishable), "no repeat can help: its key may be parked"
         assert [b"1", b"2"] == [r.value for r in await read(join(broker, "g", topic), 2)]
 
 

@@ -12,7 +12,6 @@ from invochain.api.inventory.v1 import inventory_service_pb2 as pb
 from invochain.api.invoice.v1 import invoice_events_pb2 as events_pb
 from invochain.api.invoice.v1 import invoice_service_pb2 as invoice_pb
 from invochain.chassis.ids import new_id, to_text
-from invochain.chassis.settings import Settings
 from invochain.durable.inbox import Received
 from invochain.inventory import on_invoice_events
 from invochain.inventory.on_invoice_events import ACCEPTED, CANCELLED, REJECTED, receive, settle
@@ -122,9 +121,9 @@ class TestSettle:
 
         assert await shop.stock("BOLT") == (9, 4)
 
-    async def test_the_subscriptions_name_consumer_topic_and_types(self, shop: Shop, dsn: str) -> None:
+    async def test_the_subscriptions_name_consumer_topic_and_types(self, shop: Shop) -> None:
         """Names that last for ever: they are the groups at the broker and the names in the inbox."""
-        found = await on_invoice_events.subscriptions(Settings(inventory_database_url=dsn))
+        found = on_invoice_events.subscriptions(shop.postgres)
         assert [(s.consumer, s.topic, s.types) for s in found] == [
             ("inventory.settle", "invoice.events", frozenset({ACCEPTED, REJECTED, CANCELLED})),
             ("inventory.receive", "invoice.events", frozenset({ACCEPTED})),

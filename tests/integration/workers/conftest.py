@@ -2,14 +2,19 @@ import asyncio
 import os
 from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass
+from pathlib import Path
 
+import asyncpg
 import pytest
 
+from invochain.chassis import secrets
 from invochain.chassis.embedded_broker import EmbeddedBroker
 from invochain.chassis.postgres import Postgres, Sql
+from invochain.chassis.seal import Seal
 from invochain.chassis.session import Session
 from invochain.durable import outbox
 from invochain.durable.outbox import Event
+from invochain.durable.parking import Parking
 from tests.integration.chassis.databases import database, empty, events_dsn, events_postgres, pool
 
 __all__ = ["database", "empty", "events_dsn", "events_postgres", "pool"]
@@ -41,6 +46,7 @@ class Source:
     postgres: Postgres
     broker_dsn: str
     broker: EmbeddedBroker
+    secrets_dir: Path
 
     def __post_init__(self) -> None:
         self.versions: dict[bytes, int] = {}
@@ -59,6 +65,28 @@ class Source:
         async with self.postgres.reading(wait_s=5) as tx:
             return await tx.fetchval(WAITING)
 
+    @property
+    def environment(self) -> dict[str, str]:
+        """The settings of a workers process."""
+        return {
+            **os.environ,
+            "INVOCHAIN_MERCHANT_DATABASE_URL": self.dsn,
+            "INVOCHAIN_BROKER_DATABASE_URL": self.broker_dsn,
+            "INVOCHAIN_SECRETS_DIR": str(self.secrets_dir),
+        }
+
+    @property
+    def parking(self) -> Parking:
+        return Parking(self.postgres, Seal(secrets.load(self.secrets_dir).dead_letter_key))
+
+    async def sql(self, text: str, *args: object) -> list[asyncpg.Record]:
+        """Runs SQL in the room's database."""
+        connection = await asyncpg.connect(self.dsn)
+        try:
+            return await connection.fetch(text, *args)
+        finally:
+            await connection.close()
+
     def session(self) -> Session:
         self.sessions.append(Session(self.dsn, "merchant"))
         return self.sessions[-1]
@@ -76,9 +104,10 @@ class Source:
 
 
 @pytest.fixture
-async def source(database, pool) -> AsyncIterator[Source]:
+async def source(database, pool, tmp_path) -> AsyncIterator[Source]:
     dsn, broker_dsn = await database("merchant"), await database("broker")
-    made = Source(dsn, await pool(dsn=dsn), broker_dsn, await EmbeddedBroker.connect(broker_dsn))
+    secrets.ensure(tmp_path / "secrets")
+    made = Source(dsn, await pool(dsn=dsn), broker_dsn, await EmbeddedBroker.connect(broker_dsn), tmp_path / "secrets")
     yield made
     for session in made.sessions:
         await session.close()

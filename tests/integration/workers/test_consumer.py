@@ -1,6 +1,7 @@
 """Consumers over a real broker and a real inbox: the effect once, the position after it, poison apart."""
 
 import asyncio
+import datetime as dt
 from collections.abc import Sequence
 
 import pytest
@@ -8,9 +9,11 @@ import pytest
 from invochain.chassis.broker import Acked, Record
 from invochain.chassis.ids import new_id, to_text
 from invochain.chassis.postgres import Sql
+from invochain.chassis.seal import SealBroken
 from invochain.durable import inbox
 from invochain.durable.inbox import Received, Subscription
 from invochain.errors import DependencyDown
+from invochain.workers.backoff import Backoff
 from invochain.workers.consumer import Listener
 from invochain.workers.relay import Relay
 from tests.integration.workers.conftest import ISSUED, MERCHANT, TOPIC, Source, until
@@ -56,7 +59,7 @@ async def listen(source, effect):
     made: list[Listener] = []
 
     def make(types: tuple[str, ...] = (ISSUED,)) -> Listener:
-        made.append(Listener(effect.subscription(types), source.broker, wait_s=0.2))
+        made.append(Listener(effect.subscription(types), source.broker, source.parking, wait_s=0.2))
         return made[-1]
 
     yield make
@@ -66,7 +69,7 @@ async def listen(source, effect):
 
 async def publish(source: Source) -> None:
     session = source.session()
-    relay = Relay("merchant", session, source.broker)
+    relay = Relay("merchant", session, source.broker, source.parking)
     while await source.waiting():
         await relay.run_once()
     await session.close()
@@ -79,6 +82,22 @@ async def aggregates_in_two_partitions(source: Source) -> tuple[bytes, bytes]:
     assert all(isinstance(place, Acked) for place in places)
     other = next(n for n, place in enumerate(places) if place.partition != places[0].partition)
     return probes[0], probes[other]
+
+
+async def in_the_partition_of(source: Source, aggregate: bytes) -> bytes:
+    """Another aggregate whose records lie in the partition of this one."""
+    probes = [aggregate, *(new_id() for _ in range(64))]
+    places = await source.broker.publish("probe", [Record(to_text(a).encode(), b"") for a in probes])
+    return probes[next(n for n, place in enumerate(places) if n and place.partition == places[0].partition)]
+
+
+async def parked(source: Source) -> int:
+    return len(await source.sql("SELECT FROM parked_event"))
+
+
+async def parked_after_a_round(listener: Listener, source: Source) -> bool:
+    await listener.run_once()
+    return await parked(source) > 0
 
 
 class TestListener:
@@ -126,32 +145,57 @@ class TestListener:
         assert [] == effect.batches
         assert 0 == await listener.run_once()
 
-    async def test_a_poison_event_stops_its_partition_and_no_other(self, source, effect, listen):
-        """What is before it and beside it is done and committed; when it can be handled, the rest follows in order."""
+    async def test_a_poison_event_parks_its_aggregate_and_all_others_flow(self, source, effect, listen):
+        """Ten tries within the 10 s that its neighbours are promised; then it and what is behind it of its aggregate
+        are parked under one letter, and the events of its own partition go on."""
         poisoned, free = await aggregates_in_two_partitions(source)
-        await source.tell(free, 2)
+        beside = await in_the_partition_of(source, poisoned)
         await source.tell(poisoned, 3)
+        await source.tell(beside, 2)
+        await source.tell(free, 2)
         await publish(source)
-        effect.fails_on[poisoned] = ValueError("cannot read this")
+        effect.fails_on[poisoned] = ValueError("a customer's 27AAACM0001A1Z5")
         listener = listen()
 
-        assert 2 == await listener.run_once()
-        assert {free} == {event.aggregate_id for event in effect.done}
-        await source.tell(free)
+        async def rest_is_done() -> bool:
+            await listener.run_once()
+            return 4 == len(effect.done)
+
+        await until(rest_is_done)
+        await source.tell(poisoned)
+        await source.tell(beside)
         await publish(source)
-        assert 1 == await listener.run_once()
-        await listener.close()
-        del effect.fails_on[poisoned]
-        # Another member: what was not done was not committed, and what was done does not come again.
-        successor, tried = listen(), len(effect.batches)
 
-        async def healed() -> bool:
-            await successor.run_once()
-            return len(effect.done) == 6
+        async def later_too() -> bool:
+            await listener.run_once()
+            return 5 == len(effect.done) and 4 == await parked(source)
 
-        await until(healed)
-        assert [1, 2, 3] == [event.sequence for event in effect.done if event.aggregate_id == poisoned]
-        assert {poisoned} == {event.aggregate_id for batch in effect.batches[tried:] for event in batch}
+        await until(later_too)
+        assert {beside, free} == {event.aggregate_id for event in effect.done}
+        (letter,) = await source.sql("SELECT * FROM dead_letter")
+        assert ("CONSUME", "test.effect", "OPEN", "ValueError", "", 10) == tuple(
+            letter[name] for name in ("kind", "consumer", "state", "reason", "detail", "attempts")
+        )
+        assert letter["last_time"] - letter["first_time"] < dt.timedelta(seconds=10)
+
+    async def test_what_is_kept_of_a_parked_event_cannot_be_read(self, source, effect, listen):
+        """The payload is ciphertext under a key that the database does not have; changed, it does not open."""
+        poisoned = new_id()
+        await source.tell(poisoned, payload=b"GSTIN 27AAACM0001A1Z5")
+        await publish(source)
+        effect.fails_on[poisoned] = ValueError("no")
+        listener = listen()
+        listener._backoff = Backoff(0.05)
+        await until(lambda: parked_after_a_round(listener, source))
+
+        (row,) = await source.sql("SELECT subject, envelope::text AS envelope, sealed FROM parked_event")
+        assert b"27AAACM" not in row["sealed"]
+        assert "27AAACM" not in row["envelope"]
+        about = f"parked/1 test.effect {row['subject']}"
+        assert b"GSTIN 27AAACM0001A1Z5" == source.parking.seal.open(row["sealed"], about)
+        for sealed, of in ((row["sealed"][:-1] + b"x", about), (row["sealed"], about + "0"), (b"", about)):
+            with pytest.raises(SealBroken):
+                source.parking.seal.open(sealed, of)
 
     async def test_a_database_that_is_away_brings_everything_again(self, source, effect, listen):
         """Trouble that passes is not the event's: nothing is split or passed by, the runner waits and repeats."""
@@ -168,16 +212,20 @@ class TestListener:
 
         assert [4, 4] == [len(batch) for batch in effect.batches]
 
-    async def test_a_record_that_is_no_event_stops_its_partition_only(self, source, effect, listen):
-        """A missing header is seen as the poison it is; the records of other partitions are handled."""
+    async def test_a_record_that_is_no_event_is_parked_at_once(self, source, effect, listen):
+        """A missing header is seen as the poison it is: what is behind it under its key waits, all others flow."""
         bad, good = await aggregates_in_two_partitions(source)
         await source.broker.publish(TOPIC, [Record(to_text(bad).encode(), b"", (("ce_type", ISSUED),))])
+        await source.tell(bad)
         await source.tell(good)
         await publish(source)
 
-        assert 1 == await listen().run_once()
+        assert 3 == await listen().run_once()
 
         assert [good] == [event.aggregate_id for event in effect.done]
+        assert 2 == await parked(source)
+        (letter,) = await source.sql("SELECT reason, aggregate FROM dead_letter")
+        assert ("Unreadable", to_text(bad)) == tuple(letter)
 
     async def test_two_listeners_share_the_work_and_do_each_effect_once(self, source, effect, listen):
         """Members of one group in two processes: every event is done once, whoever gets it."""

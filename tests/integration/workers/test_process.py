@@ -2,7 +2,6 @@
 
 import asyncio
 import json
-import os
 import signal
 import sys
 
@@ -16,14 +15,9 @@ COMMAND = "from invochain.cli import main; main()"
 
 
 async def start(source: Source, *options: str) -> asyncio.subprocess.Process:
-    environment = {
-        **os.environ,
-        "INVOCHAIN_MERCHANT_DATABASE_URL": source.dsn,
-        "INVOCHAIN_BROKER_DATABASE_URL": source.broker_dsn,
-    }
     return await asyncio.create_subprocess_exec(
         *(sys.executable, "-c", COMMAND, "run", "workers", *options),
-        env=environment,
+        env=source.environment,
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.STDOUT,
     )

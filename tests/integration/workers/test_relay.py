@@ -1,24 +1,24 @@
 """The relay between two real databases: in order per aggregate, at least once, whatever dies."""
 
 import asyncio
-import os
 import random
 import sys
 from collections import defaultdict
 
 from invochain import core
-from invochain.chassis.broker import RECORD_BYTES_MAX
+from invochain.chassis.broker import RECORD_BYTES_MAX, NotAcked
 from invochain.chassis.embedded_broker import EmbeddedBroker
 from invochain.chassis.ids import new_id, to_text
 from invochain.chassis.migrate import migrate
 from invochain.durable.outbox import PARTITIONS
+from invochain.workers.backoff import Backoff
 from invochain.workers.relay import Relay
-from tests.integration.workers.conftest import TOPIC, Source, until
+from tests.integration.workers.conftest import ISSUED, TOPIC, Source, until
 from tests.kit.servers import PostgresServer
 
 
 def relay(source: Source, broker: EmbeddedBroker | None = None) -> Relay:
-    return Relay("merchant", source.session(), broker or source.broker)
+    return Relay("merchant", source.session(), broker or source.broker, source.parking)
 
 
 def in_another_partition(aggregate: bytes) -> bytes:
@@ -94,22 +94,74 @@ class TestRelay:
 
         assert_complete_and_in_order(source, await source.published())
 
-    async def test_a_poison_event_stops_its_partition_and_no_other(self, source):
-        """Too large for any broker: it and what is behind it stay; the rest flows, then and later."""
+    async def test_a_poison_event_parks_its_aggregate_and_all_others_flow(self, source):
+        """Too large for any broker: it and what is behind it of its aggregate are parked with one letter; the rest of
+        its partition flows, then and later."""
         poisoned = new_id()
-        behind, free = in_the_same_partition(poisoned), in_another_partition(poisoned)
+        beside, free = in_the_same_partition(poisoned), in_another_partition(poisoned)
         await source.tell(poisoned, payload=bytes(RECORD_BYTES_MAX + 1))
-        await source.tell(behind)
+        await source.tell(poisoned)
+        await source.tell(beside)
+        await source.tell(free)
+        one = relay(source)
+        await until(lambda: _published(one, source, left=0))
+        await source.tell(poisoned)
+        await source.tell(beside)
+        await until(lambda: _published(one, source, left=0))
+
+        assert {(to_text(a), v) for a, v in ((beside, 1), (beside, 2), (free, 1))} == set(await source.published())
+        (letter,) = await source.sql("SELECT * FROM dead_letter")
+        assert ("PUBLISH", "OPEN", "RecordTooLarge", 1) == tuple(
+            letter[name] for name in ("kind", "state", "reason", "attempts")
+        )
+        assert (to_text(poisoned), to_text(core.event_id(poisoned, 1, ISSUED))) == (
+            letter["aggregate"],
+            letter["subject"],
+        )
+        parked = await source.sql("SELECT sealed FROM parked_event ORDER BY seq")
+        assert 3 == len(parked)
+
+    async def test_a_row_that_is_no_event_parks_its_aggregate(self, source):
+        """A type without a topic cannot be put into a record: it is parked, and the round does not fail."""
+        aggregate, free = new_id(), new_id()
+        await source.tell(aggregate)
+        await source.sql("UPDATE outbox SET type = 'invochain.x.y.v1'")
+        await source.tell(aggregate)
         await source.tell(free)
         one = relay(source)
 
-        assert 1 == await one.run_once()
-        await source.tell(free)
-        await until(lambda: _published(one, source, left=2))
+        await until(lambda: _published(one, source, left=0))
 
-        # The one behind it was in the same call and may be there once; never more often than it was tried.
-        assert {(to_text(free), 1), (to_text(free), 2)} <= set(await source.published())
+        assert [(to_text(free), 1)] == await source.published()
+        (letter,) = await source.sql("SELECT reason, state FROM dead_letter")
+        assert ("RecordMalformed", "OPEN") == tuple(letter)
+
+    async def test_a_row_that_the_broker_refuses_ten_times_is_parked_only_while_others_get_through(self, source):
+        """A refusal that may pass is tried again; it is the row's own only if the broker takes others meanwhile."""
+        refused, free = new_id(), new_id()
+
+        class Picky:
+            """The real broker, which refuses one key."""
+
+            async def publish(self, topic, records):
+                bad = [n for n, record in enumerate(records) if record.key == to_text(refused).encode()]
+                told = iter(await source.broker.publish(topic, [r for n, r in enumerate(records) if n not in bad]))
+                return [NotAcked(OSError("no")) if n in bad else next(told) for n in range(len(records))]
+
+        one = relay(source, Picky())
+        one._backoff = Backoff(0.01)
+        await source.tell(refused, 2)
+        for _ in range(40):
+            await one.run_once()
+            await asyncio.sleep(0.005)
         assert 2 == await source.waiting()
+
+        await source.tell(free)
+        await until(lambda: _published(one, source, left=0))
+
+        assert [(to_text(free), 1)] == await source.published()
+        (letter,) = await source.sql("SELECT reason, attempts >= 10 AS enough FROM dead_letter")
+        assert ("OSError", True) == tuple(letter)
 
     async def test_a_dead_broker_delays_events_and_loses_none(self, source):
         """Killed and restarted: publication goes on by itself within the longest pause, in order."""
@@ -214,14 +266,9 @@ class TestKill:
 
 
 async def _start(source: Source) -> asyncio.subprocess.Process:
-    environment = {
-        **os.environ,
-        "INVOCHAIN_MERCHANT_DATABASE_URL": source.dsn,
-        "INVOCHAIN_BROKER_DATABASE_URL": source.broker_dsn,
-    }
     command = "from invochain.cli import main; main()"
     return await asyncio.create_subprocess_exec(
         *(sys.executable, "-c", command, "run", "workers", "--only", "relay"),
-        env=environment,
+        env=source.environment,
         stdout=asyncio.subprocess.DEVNULL,
     )

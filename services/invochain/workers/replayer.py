@@ -1,0 +1,205 @@
+"""Does what operators asked for: replays dead letters, lets parked events go on in order, ends what repaired itself.
+
+A replay derives what is left to do from what decides, and does that with the same ids (durable/dead_letters.py). So it
+may be killed anywhere, and be done twice or late: the letter stays REPLAYING, or the event parked, until it is done.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Mapping
+
+from prometheus_client import Gauge
+
+from invochain.chassis import clock, faults
+from invochain.chassis.broker import Acked, Broker, RecordMalformed, Unpublishable
+from invochain.chassis.postgres import Postgres
+from invochain.chassis.settings import Settings
+from invochain.chassis.telemetry import log
+from invochain.durable import dead_letters, outbox, parking
+from invochain.durable.dead_letters import AGE_ALARM_S, DEPTH_ALARM, OPEN, REPLAYING, Failed, Letter, Repair
+from invochain.durable.inbox import Subscription
+from invochain.durable.parking import RELAY, Parked, Parking, parking_repairs
+from invochain.errors import DependencyDown, Refusal
+from invochain.workers import Worker, consumer, relay
+from invochain.workers.rooms import Rooms
+
+INTERVAL_S = 1.0
+# Letters looked at in a round.
+LETTERS_MAX = 100
+# How often OPEN letters are looked at: has it repaired itself meanwhile?
+LOOK_EVERY_S = 15.0
+
+DEPTH = Gauge("dead_letters_waiting", "Dead letters that are OPEN or REPLAYING", ["room"])
+OLDEST = Gauge("dead_letters_oldest_seconds", "Age of the oldest dead letter that waits", ["room"])
+
+# Sends one event on; returns why it cannot be, or nothing. Raises what passes: it is tried again.
+Deliver = Callable[[Parked], Awaitable[Failed | None]]
+
+
+class Replayer:
+    """The loop of one room's letters."""
+
+    interval_s = INTERVAL_S
+
+    def __init__(self, room: str, postgres: Postgres, repairs: Mapping[str, Repair]) -> None:
+        self.name, self.room = f"replayer:{room}", room
+        self._postgres, self._repairs = postgres, repairs
+        self._look_due = 0.0
+        self._alarmed = False
+        self._log = log("workers")
+
+    async def run_once(self) -> int:
+        """One look at what is being replayed, and now and then at what is OPEN; returns how many letters ended."""
+        done = 0
+        for letter in await self._read(REPLAYING):
+            done += await self._replay(letter)
+        if clock.monotonic() >= self._look_due:
+            for letter in await self._read(OPEN):
+                if not (await self._repairs[letter.kind].plan(letter)).left:
+                    done += await self._end(letter, "found repaired")
+            await self._measure()
+            self._look_due = clock.monotonic() + LOOK_EVERY_S
+        return done
+
+    async def _read(self, state: str) -> list[Letter]:
+        async with self._postgres.reading() as tx:
+            found = await dead_letters.with_state(tx, state, LETTERS_MAX)
+        return [letter for letter in found if letter.kind in self._repairs]
+
+    async def _replay(self, letter: Letter) -> int:
+        repair = self._repairs[letter.kind]
+        plan = await repair.plan(letter)
+        if plan.waits_for:
+            return 0
+        if not plan.left:
+            return await self._end(letter, "nothing was left to do")
+        try:
+            await repair.repair(letter)
+        except Refusal as refusal:
+            if consumer.passes(refusal):
+                raise
+            await self._again(letter, refusal.reason, str(refusal))
+            return 0
+        await faults.reach("replay.repaired")
+        if (await repair.plan(letter)).left:
+            await self._again(letter, "NOT_REPAIRED", "")
+            return 0
+        return await self._end(letter, "replayed")
+
+    async def _end(self, letter: Letter, note: str) -> int:
+        async with self._postgres.transaction() as tx:
+            await dead_letters.close(tx, [letter], note)
+        self._log.info("dead_letter_done", source=self.room, kind=letter.kind, subject=letter.subject, how=note)
+        return 1
+
+    async def _again(self, letter: Letter, reason: str, detail: str) -> None:
+        async with self._postgres.transaction() as tx:
+            await dead_letters.open_letters(tx, [failed_again(letter, reason, detail)])
+        self._log.error("replay_failed", source=self.room, kind=letter.kind, subject=letter.subject, reason=reason)
+
+    async def _measure(self) -> None:
+        async with self._postgres.reading() as tx:
+            depth, oldest_s = await dead_letters.depth(tx)
+        DEPTH.labels(room=self.room).set(depth)
+        OLDEST.labels(room=self.room).set(oldest_s)
+        alarm = depth > DEPTH_ALARM or oldest_s > AGE_ALARM_S
+        if alarm and not self._alarmed:
+            self._log.error("dead_letters_wait", source=self.room, depth=depth, oldest_s=round(oldest_s))
+        self._alarmed = alarm
+
+
+def failed_again(letter: Letter, reason: str, detail: str) -> Failed:
+    """A letter's own subject, after one more try."""
+    return Failed(
+        kind=letter.kind,
+        merchant_id=letter.merchant_id,
+        subject=letter.subject,
+        aggregate=letter.aggregate,
+        consumer=letter.consumer,
+        rid=letter.rid,
+        attempt=letter.attempt,
+        fingerprint=letter.fingerprint,
+        reason=reason,
+        detail=detail,
+        trace_id=letter.trace_id,
+    )
+
+
+class Drain:
+    """The loop of one relay's or consumer's parked events that may go on. One leader, so that their order holds."""
+
+    interval_s = INTERVAL_S
+
+    def __init__(self, room: str, name: str, parked: Parking, deliver: Deliver) -> None:
+        self.name, self.room = f"drain:{name or room}", room
+        self._consumer, self._parking, self._deliver = name, parked, deliver
+
+    async def run_once(self) -> int:
+        """Sends on what comes next of each aggregate that is drained; returns how much was done."""
+        async with self._parking.postgres.reading() as tx:
+            aggregates = await parking.draining(tx, self._consumer)
+        return sum([await self._drain(aggregate) for aggregate in aggregates])
+
+    async def _drain(self, aggregate: str) -> int:
+        async with self._parking.postgres.reading() as tx:
+            events = await parking.oldest(tx, self._parking.seal, self._consumer, aggregate)
+        for event in events:
+            failed = await self._deliver(event)
+            await faults.reach("replay.delivered")
+            async with self._parking.postgres.transaction() as tx:
+                if failed is not None:
+                    await parking.stop(tx, self._consumer, failed)
+                    return 1
+                await parking.gone(tx, self._consumer, [event])
+        if not events:
+            async with self._parking.postgres.transaction() as tx:
+                await parking.leave(tx, self._consumer, aggregate)
+        return max(1, len(events))
+
+
+def publishing(broker: Broker) -> Deliver:
+    """Publishes what the relay parked."""
+
+    async def deliver(event: Parked) -> Failed | None:
+        row = relay.unparked(event)
+        try:
+            topic, record = outbox.topic(row["type"]), relay.record(row)
+        except ValueError as malformed:
+            return relay.failed(row, RecordMalformed(str(malformed)), 1)
+        (outcome,) = await broker.publish(topic, [record])
+        if isinstance(outcome, Acked):
+            return None
+        if isinstance(outcome.cause, Unpublishable):
+            return relay.failed(row, outcome.cause, 1)
+        raise DependencyDown("the event broker") from outcome.cause
+
+    return deliver
+
+
+def handling(subscription: Subscription) -> Deliver:
+    """Has handled what a consumer parked."""
+
+    async def deliver(event: Parked) -> Failed | None:
+        try:
+            await subscription.handle([consumer.received(consumer.unparked(event))])
+        except Exception as failure:
+            if consumer.passes(failure):
+                raise
+            return consumer.failed(subscription.consumer, event, failure, 1)
+        return None
+
+    return deliver
+
+
+async def build(settings: Settings, rooms: Rooms) -> list[Worker]:
+    """A replayer for each room whose database is there, and a drain for its relay and each of its consumers."""
+    workers: list[Worker] = []
+    for room in rooms.names:
+        postgres = await rooms.postgres(room)
+        workers.append(Replayer(room, postgres, parking_repairs(postgres)))
+        if rooms.has_broker:
+            parked = await rooms.parking(room)
+            workers.append(Drain(room, RELAY, parked, publishing(await rooms.broker())))
+            for subscription in await consumer.subscriptions(rooms, room):
+                workers.append(Drain(room, subscription.consumer, parked, handling(subscription)))
+    return workers
