@@ -111,12 +111,14 @@ release-contract: $(STAMP)/proto-python ## freeze the contract: later changes mu
 	@ls -l $(DESCRIPTOR)
 
 # ---------------------------------------------------------------- clients, and what wants a quiet machine
-.PHONY: clients bench chaos fuzz mutants
+.PHONY: clients bench bench-size chaos fuzz mutants
 clients: $(STAMP)/proto-go ## build the Go and TypeScript client stubs
 	@deploy/clients.sh
 bench: build ## measure on this machine (benchmarks/)
 	@$(call need,benchmarks/run.py)
 	@python benchmarks/run.py $(ARGS)
+bench-size: build ## the same beside ten million invoices (30 GB; ARGS='--invoices 1_000_000' is quicker)
+	@python benchmarks/size.py $(ARGS)
 chaos: build ## one file per failure, and the long forms of the proofs; wants a quiet machine
 	@$(call need,tests/chaos)
 	@pytest -m 'long or not long' tests/chaos $(ARGS)

@@ -259,7 +259,7 @@ def latencies(answer: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def report(figures: dict[str, Any]) -> None:
+def report(figures: dict[str, Any], what: str = "") -> None:
     commit = subprocess.run(
         ["git", "rev-parse", "--short", "HEAD"], cwd=ROOT, capture_output=True, text=True, check=False
     )
@@ -272,7 +272,7 @@ def report(figures: dict[str, Any]) -> None:
     text = json.dumps(result, indent=2)
     folder = ROOT / "benchmarks" / "results"
     folder.mkdir(exist_ok=True)
-    (folder / f"{result['date'][:10]}-{result['commit']}.json").write_text(text + "\n")
+    (folder / f"{result['date'][:10]}-{result['commit']}{what and f'-{what}'}.json").write_text(text + "\n")
     print(text)
 
 
