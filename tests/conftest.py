@@ -8,7 +8,7 @@ from contextlib import AsyncExitStack
 import pytest
 
 from tests.kit.market import Market, make_templates, open_market
-from tests.kit.servers import PostgresServer, ValkeyServer
+from tests.kit.servers import PostgresServer, ReplicaServer, ValkeyServer
 
 
 @pytest.fixture(scope="session")
@@ -27,6 +27,15 @@ def market_valkey() -> Iterator[ValkeyServer]:
 async def templates(market_postgres: PostgresServer) -> PostgresServer:
     await make_templates(market_postgres)
     return market_postgres
+
+
+@pytest.fixture(scope="session")
+async def replicated() -> AsyncIterator[tuple[PostgresServer, ReplicaServer]]:
+    """A primary with migrated templates, and a streaming replica of it, which tests may stop, kill and start again."""
+    async with PostgresServer() as primary:
+        await make_templates(primary)
+        async with ReplicaServer(primary) as replica:
+            yield primary, replica
 
 
 @pytest.fixture

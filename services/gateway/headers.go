@@ -208,6 +208,7 @@ func (x *exchange) admitEtag(etags []string) *problem {
 var outgoing = map[string]string{
 	"x-idempotent-replayed": "X-Idempotent-Replayed",
 	"x-consistency-token":   "X-Consistency-Token",
+	"x-as-of":               "X-As-Of",
 }
 
 func outgoingHeader(name string) (string, bool) {

@@ -166,7 +166,7 @@ func TestIfMatch(t *testing.T) {
 func TestWhatIsMadeIsCreated(t *testing.T) {
 	const id = "0199a000-0000-8000-8000-000000000003"
 	s := startServices(t, func(c call) (proto.Message, error) {
-		header := metadata.Pairs("x-consistency-token", "0/16B3748", "x-internal", "secret")
+		header := metadata.Pairs("x-consistency-token", "0/16B3748", "x-as-of", "2026-11-22T07:30:00.123Z", "x-internal", "secret")
 		if c.metadata.Get("idempotency-key")[0] == "the-second-time-around" {
 			header.Set("x-idempotent-replayed", "true")
 		}
@@ -204,6 +204,7 @@ func TestWhatIsMadeIsCreated(t *testing.T) {
 		expect(t, row.path+" etag", first.header.Get("ETag"), row.etag)
 		expect(t, row.path+" replayed", first.header.Get("X-Idempotent-Replayed"), "")
 		expect(t, row.path+" token", first.header.Get("X-Consistency-Token"), "0/16B3748")
+		expect(t, row.path+" as of", first.header.Get("X-As-Of"), "2026-11-22T07:30:00.123Z")
 
 		again := f.ask(t, "POST", row.path, "{}", "Idempotency-Key", "the-second-time-around")
 		expect(t, row.path+" status again", again.status, first.status)

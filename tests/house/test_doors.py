@@ -44,6 +44,28 @@ def test_sockets_are_opened_in_the_chassis_only():
     assert found == []
 
 
+def test_nothing_that_guards_a_write_can_read_a_replica():
+    """read_invoice.py alone reads through `room.reader`, which has no transaction; the servicer asks it for tokens."""
+    from invochain.chassis.replica import Reader, Rows
+
+    inside = {str(p.relative_to(PACKAGE)): p.read_text() for p in SOURCES}
+
+    def where(pattern: str) -> set[str]:
+        return {name for name, text in inside.items() if re.search(pattern, text)}
+
+    assert where(r"\breader\.read\(") == {"invoice/read_invoice.py"}
+    assert where(r"room\.reader(?!\.read\()") == {"invoice/servicer.py"}
+    assert set(re.findall(r"room\.reader\S*", inside["invoice/servicer.py"])) == {"room.reader.token():"}
+    assert where(r"chassis\.replica import|chassis import .*\breplica") == {
+        "invoice/read_invoice.py",
+        "invoice/room.py",
+        "invoice/service.py",
+    }
+    assert where("replica_urls") == {"chassis/settings.py", "invoice/service.py"}
+    offers = {name for kind in (Reader, Rows) for name in dir(kind) if not name.startswith("_")}
+    assert offers == {"open", "close", "read", "token", "fetch", "fetchrow", "place"}
+
+
 def test_no_room_has_a_name_that_says_nothing():
     """A folder is named for its job."""
     listed = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=True).stdout

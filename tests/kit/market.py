@@ -35,7 +35,7 @@ from invochain.merchant import service as merchant_service
 from invochain.merchant.settings import MerchantSettings
 from invochain.workers import Worker, process, runner
 from invochain.workers.rooms import Rooms
-from tests.kit.servers import PostgresServer, ValkeyServer
+from tests.kit.servers import PostgresServer, ReplicaServer, ValkeyServer
 
 ROOMS = ("merchant", "inventory", "invoice", "broker")
 PASSWORD = "correct horse battery staple"
@@ -238,9 +238,15 @@ class Market:
 
 
 async def open_market(
-    stack: AsyncExitStack, postgres: PostgresServer, valkey: ValkeyServer | None, folder: Path, **settings: Any
+    stack: AsyncExitStack,
+    postgres: PostgresServer,
+    valkey: ValkeyServer | None,
+    folder: Path,
+    *,
+    replica: ReplicaServer | None = None,
+    **settings: Any,
 ) -> Market:
-    """Starts the services on databases of their own."""
+    """Starts the services on databases of their own; with a replica of that server, invoices are read there too."""
     superuser = await asyncpg.connect(postgres.dsn())
     number = next(_numbers)
     databases = {}
@@ -255,6 +261,8 @@ async def open_market(
         await superuser.close()
 
     stack.push_async_callback(drop)
+    if replica is not None:
+        settings["invoice_replica_urls"] = replica.dsn("invoice", f"invoice_m{number}")
     secrets.ensure(folder / "secrets")
     given = {f"{room}_database_url": dsn for room, dsn in databases.items()}
     base = Settings(**given, redis_url=valkey.url if valkey else "", secrets_dir=folder / "secrets", **settings)

@@ -37,7 +37,7 @@ from invochain.supervisor.rooms import GatewayUnit, RoomUnit
 from invochain.supervisor.stack import gateway_binary
 from tests.kit.fault_proxy import Link
 from tests.kit.market import ROOMS, Market
-from tests.kit.servers import PostgresServer, ValkeyServer
+from tests.kit.servers import PostgresServer, ReplicaServer, ValkeyServer
 
 SERVICES = ("merchant", "inventory", "invoice")
 COMMANDS = {**{name: ("serve", name) for name in SERVICES}, "workers": ("run", "workers")}
@@ -171,11 +171,13 @@ async def open_processes(
     *,
     gateway: bool = False,
     links: Collection[str] = (),
+    replica: ReplicaServer | None = None,
     **environment: Any,
 ) -> tuple[Processes, Market]:
     """Starts all processes on databases of their own, copied from migrated templates; and a market over their doors.
 
-    `postgres`: one server, or one by room. `links`: names as above. `environment`: settings by their variable's name.
+    `postgres`: one server, or one by room. `links`: names as above. `replica`: of the invoice's server, to read from.
+    `environment`: settings by their variable's name.
     """
     servers = postgres if isinstance(postgres, Mapping) else dict.fromkeys(ROOMS, postgres)
     names = {room: f"{room}_p{free_port()}" for room in ROOMS}
@@ -189,6 +191,8 @@ async def open_processes(
                 await _superuser(server, f"DROP DATABASE IF EXISTS {names[room]} WITH (FORCE)")
 
     stack.push_async_callback(drop)
+    if replica is not None:
+        environment["INVOCHAIN_INVOICE_REPLICA_URLS"] = replica.dsn("invoice", names["invoice"])
     secrets.ensure(folder / "secrets")
     taken: set[int] = set()
     ports = {}

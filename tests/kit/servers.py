@@ -22,6 +22,7 @@ from invochain.supervisor.folder import DataFolder
 from invochain.supervisor.ports import LOOPBACK, free_port
 from invochain.supervisor.postgres import PostgresUnit
 from invochain.supervisor.process import Process
+from invochain.supervisor.replica import ReplicaUnit
 from invochain.supervisor.valkey import ValkeyUnit
 
 _T = TypeVar("_T")
@@ -152,6 +153,33 @@ class PostgresServer(_Server):
 
     def make_database_now(self, name: str) -> str:
         return _now(self.make_database(name))
+
+
+class ReplicaServer(_Server):
+    """A streaming replica of a test's PostgreSQL, in the folder of that one, which must run when it is started."""
+
+    def __init__(self, primary: PostgresServer) -> None:
+        self._primary = primary
+        super().__init__("replica")
+
+    def _make_unit(self) -> ReplicaUnit:
+        self.unit = ReplicaUnit(self._primary.unit, self.port)
+        return self.unit
+
+    async def start(self) -> Self:
+        assert self._process is None, "the replica runs already"
+        self._process = await unit.start(self._unit, self._primary.folder.log)
+        return self
+
+    def dsn(self, role: str = "postgres", database: str | None = None) -> str:
+        return self.unit.server.url(role, self._primary.password(role), database or role)
+
+    async def discard(self) -> None:
+        """Kill it, and let the primary forget it."""
+        if self._process is not None:
+            await self.kill9()
+        shutil.rmtree(self.folder.path)
+        shutil.rmtree(self.unit.data, ignore_errors=True)
 
 
 class ValkeyServer(_Server):

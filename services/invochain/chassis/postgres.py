@@ -104,12 +104,17 @@ class Postgres:
         self._active = PG_CONNECTIONS_ACTIVE.labels(pool=name)
 
     @classmethod
-    async def connect(cls, dsn: str, *, name: str, size: int, application: str = "invochain") -> Postgres:
-        """Opens a pool of `size` connections at most; `name` labels its metrics."""
+    async def connect(
+        cls, dsn: str, *, name: str, size: int, application: str = "invochain", warm: int = WARM_CONNECTIONS
+    ) -> Postgres:
+        """Opens a pool of `size` connections at most, `warm` of them now; `name` labels its metrics.
+
+        With `warm` 0 the server need not be there yet.
+        """
         pool = await asyncpg.create_pool(
             dsn,
             # Warm: a cold pool would spend the wait of a caller on a handshake.
-            min_size=min(size, WARM_CONNECTIONS),
+            min_size=min(size, warm),
             max_size=size,
             init=_prepare_connection,
             max_inactive_connection_lifetime=0,
@@ -232,4 +237,7 @@ def column(rows: Sequence[asyncpg.Record], name: str) -> list[Any]:
     return [row[name] for row in rows]
 
 
-LSN = Sql("wal_lsn", "SELECT pg_current_wal_lsn()::text")
+# The consistency token (PROTOCOL 8): the timeline, in eight hex digits as in a WAL file's name, and the place on it.
+LSN = Sql(
+    "wal_lsn", "SELECT substr(pg_walfile_name(lsn), 1, 8) || '/' || lsn::text FROM pg_current_wal_lsn() AS here (lsn)"
+)

@@ -25,6 +25,8 @@ class Settings(BaseSettings):
     inventory_database_url: str = ""
     invoice_database_url: str = ""
     broker_database_url: str = ""
+    # Streaming replicas of the invoice database, parted by commas; none: its primary answers every read (PROTOCOL 8).
+    invoice_replica_urls: str = ""
     redis_url: str = ""
 
     # Where the services listen and where their callers find them (host:port).

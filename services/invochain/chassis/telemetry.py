@@ -58,6 +58,9 @@ PG_CONNECTIONS_ACTIVE = Gauge("pg_connections_active", "Connections in use", ["p
 PG_QUERY_SECONDS = Histogram(
     "pg_query_duration_seconds", "Statements, by their name", ["statement"], buckets=STATEMENT_BUCKETS_S
 )
+READS = Counter("reads_total", "Reads a replica may answer, by who answered and why", ["served_by", "why"])
+REPLICA_LAG_SECONDS = Gauge("replica_lag_seconds", "By how much a replica may be behind, at most", ["replica"], **WORST)
+REPLICA_ROTATION = Gauge("replica_in_rotation", "1 where a replica answers reads", ["replica"], **LEAST)
 RPC_SECONDS = Histogram("grpc_server_handling_seconds", "Calls, by method", ["method"], buckets=LATENCY_BUCKETS_S)
 RPC_TOTAL = Counter("grpc_server_handled_total", "Calls, by method and code", ["method", "code"])
 BATCH_ITEMS = Histogram("batch_items", "Items a batch took", ["batch"], buckets=SIZE_BUCKETS)

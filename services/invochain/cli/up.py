@@ -35,7 +35,7 @@ def up(
     port: Annotated[
         list[str] | None,
         typer.Option(
-            help="NAME=NUMBER, for gateway, merchant, inventory, invoice, postgres, valkey or "
+            help="NAME=NUMBER, for gateway, merchant, inventory, invoice, postgres, replica, valkey or "
             "NAME-metrics; may be given several times. Default: last time's, else a free one."
         ),
     ] = None,
@@ -43,6 +43,9 @@ def up(
         int,
         typer.Option(min=1, max=64, envvar="INVOCHAIN_SERVICE_WORKERS", help="Processes of each service."),
     ] = 1,
+    replica: Annotated[
+        bool, typer.Option(help="A streaming read replica too, which answers GetInvoice and ListInvoices.")
+    ] = False,
     demo: Annotated[bool, typer.Option(help="Walk the main job once all is up.")] = False,
     exit_after: Annotated[
         bool, typer.Option("--exit", help="Stop after the demo; the exit code is the demo's.")

@@ -15,6 +15,7 @@ from invochain.chassis.call import Call
 from invochain.chassis.ids import from_text, to_text
 from invochain.chassis.pages import page_size
 from invochain.chassis.postgres import Sql
+from invochain.chassis.replica import AS_OF, Rows
 from invochain.errors import invalid
 from invochain.invoice.invoice import InvoiceNotFound, allowed_actions, state_number
 from invochain.invoice.room import InvoiceRoom
@@ -26,8 +27,10 @@ async def get_invoice(room: InvoiceRoom, call: Call, request: api.GetInvoiceRequ
     """One invoice that the caller sold or bought. Refuses: InvoiceNotFound."""
     invoice_id = from_text(request.invoice_id, "invoice_id")
     caller = call.principal.merchant_id
-    async with room.postgres.reading() as tx:
-        row = await tx.fetchrow(GET, caller, invoice_id)
+    row = await room.reader.read(call, lambda rows: rows.fetchrow(GET, caller, invoice_id))
+    if row is None and AS_OF in call.out:
+        # Perhaps it was issued since.
+        row = await room.reader.read(call, lambda rows: rows.fetchrow(GET, caller, invoice_id), from_primary=True)
     if row is None:
         raise InvoiceNotFound(request.invoice_id)
     return present(row, caller, with_lines=True)
@@ -63,27 +66,33 @@ async def list_invoices(room: InvoiceRoom, call: Call, request: api.ListInvoices
     after_time, after_id = _place(cursor, newest_first)
     sold = request.side != api.BOUGHT
     bought = request.side != api.SOLD
-    async with room.postgres.reading() as tx:
-        rows = await tx.fetch(
-            LIST_NEWEST_FIRST if newest_first else LIST_OLDEST_FIRST,
-            caller,
-            after_time,
-            after_id,
-            size + 1,
-            sold,
-            bought,
-            conditions.states,
-            conditions.number_key,
-            conditions.buyer_gstin,
-            conditions.seller_gstin,
-            conditions.supply_type,
-            conditions.doc_type,
-            conditions.financial_year,
-            conditions.date_from,
-            conditions.date_to,
-            conditions.total_from,
-            conditions.total_to,
-        )
+    statement = LIST_NEWEST_FIRST if newest_first else LIST_OLDEST_FIRST
+    arguments = (
+        caller,
+        after_time,
+        after_id,
+        size + 1,
+        sold,
+        bought,
+        conditions.states,
+        conditions.number_key,
+        conditions.buyer_gstin,
+        conditions.seller_gstin,
+        conditions.supply_type,
+        conditions.doc_type,
+        conditions.financial_year,
+        conditions.date_from,
+        conditions.date_to,
+        conditions.total_from,
+        conditions.total_to,
+    )
+
+    async def page(rows: Rows) -> tuple[list[asyncpg.Record], str]:
+        found = await rows.fetch(statement, *arguments)
+        return found, await rows.place() if len(found) > size else ""
+
+    # The next page may come from another server; never from one that knows less than this one did.
+    rows, place = await room.reader.read(call, page, after=str(cursor[2]) if cursor and len(cursor) > 2 else "")
     full = request.view == api.FULL
     response = api.ListInvoicesResponse()
     for row in rows[:size]:
@@ -91,7 +100,7 @@ async def list_invoices(room: InvoiceRoom, call: Call, request: api.ListInvoices
     if len(rows) > size:
         last = rows[size - 1]
         response.next_page_token = room.pages.token(
-            scope, [clock.micros(last["create_time"]), to_text(last["invoice_id"])]
+            scope, [clock.micros(last["create_time"]), to_text(last["invoice_id"]), *([place] if place else [])]
         )
     return response
 

@@ -11,6 +11,7 @@ from invochain.chassis.batch import TASK_LIFE_S
 from invochain.chassis.call import Call
 from invochain.chassis.pages import Pages
 from invochain.chassis.postgres import Postgres
+from invochain.chassis.replica import Reader
 from invochain.invoice.inventory_port import InventoryPort
 from invochain.invoice.outcomes import Outcomes
 from invochain.invoice.parties import Parties
@@ -35,6 +36,8 @@ class InvoiceRoom:
     """The invoice service's own things."""
 
     postgres: Postgres
+    # For GetInvoice and ListInvoices alone (read_invoice.py).
+    reader: Reader
     inventory: InventoryPort
     parties: Parties
     outcomes: Outcomes

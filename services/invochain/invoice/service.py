@@ -10,6 +10,7 @@ from invochain.chassis.pages import Pages
 from invochain.chassis.postgres import Postgres, Sql
 from invochain.chassis.process import Running
 from invochain.chassis.redis import Redis
+from invochain.chassis.replica import Reader, split_urls
 from invochain.chassis.settings import Settings
 from invochain.chassis.tokens import Authenticator, ServiceIdentity
 from invochain.invoice import law_tables
@@ -29,6 +30,13 @@ async def start(settings: Settings) -> Running:
     postgres = await Postgres.connect(settings.database_url("invoice"), name="invoice", size=settings.pool_size)
     async with postgres.reading() as tx:
         epoch = await tx.fetchval(EPOCH)
+    reader = await Reader.open(
+        postgres,
+        settings.database_url("invoice"),
+        split_urls(settings.invoice_replica_urls),
+        name="invoice",
+        size=settings.pool_size,
+    )
     redis = Redis(settings.redis_url) if settings.redis_url else None
     merchant_service = Channel(settings.merchant_address, identity, "the merchant directory")
     open_s = settings.breaker_open_ms / 1_000
@@ -36,6 +44,7 @@ async def start(settings: Settings) -> Running:
     merchant_keys = MerchantKeys(settings.merchant_address)
     room = InvoiceRoom(
         postgres=postgres,
+        reader=reader,
         inventory=inventory,
         parties=Parties(postgres, merchant_service, open_s),
         outcomes=Outcomes(redis, keys.cache_mac_key, epoch),
@@ -45,7 +54,14 @@ async def start(settings: Settings) -> Running:
         task_life_s=min(TASK_LIFE_S, settings.task_life_s),
     )
     servicer = InvoiceServicer(room, settings)
-    closers = [servicer.drain, inventory.close, merchant_service.close, merchant_keys.close, postgres.close]
+    closers = [
+        servicer.drain,
+        inventory.close,
+        merchant_service.close,
+        merchant_keys.close,
+        reader.close,
+        postgres.close,
+    ]
     if redis is not None:
         closers.append(redis.close)
     return Running([servicer], Authenticator(keys, KeySet(merchant_keys)), closers)

@@ -84,7 +84,9 @@ class InvoiceServicer:
             except Refusal as refusal:
                 body, issued = refusal.to_status().SerializeToString(), False
             results.append((body, issued, one.replayed, 0))
-        if tokens := [one.out[TOKEN] for one in calls if TOKEN in one.out]:
+        if any(one.replayed for one in calls):
+            await self._date_replay(call)
+        elif tokens := [one.out[TOKEN] for one in calls if one.out.get(TOKEN)]:
             call.out[TOKEN] = max(tokens, key=lambda lsn: [int(part, 16) for part in lsn.split("/")])
         return core.join_results(results, 0)
 
@@ -155,7 +157,15 @@ class InvoiceServicer:
 
     async def _created(self, call: Call) -> bytes:
         self._creating.put([call])
-        return await self._outcome(call)
+        answer = await self._outcome(call)
+        if call.replayed:
+            await self._date_replay(call)
+        return answer
+
+    async def _date_replay(self, call: Call) -> None:
+        """A replay comes with a token too: whoever was cut off and asks again reads what was written the first time."""
+        if token := await self._room.reader.token():
+            call.out[TOKEN] = token
 
     async def _outcome(self, call: Call) -> bytes:
         """Waits for a creation's answer and counts it."""
@@ -177,6 +187,8 @@ class InvoiceServicer:
             raise
         finally:
             self._wishes.pop(one.call, None)
+        if one.call.replayed:
+            await self._date_replay(one.call)
         INVOICE_ACTION.labels(action=one.move.action, outcome="replayed" if one.call.replayed else "done").inc()
         return answer
 

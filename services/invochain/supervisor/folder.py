@@ -7,7 +7,7 @@
       secrets/            0700  keys of the services; see chassis/secrets.py
       log/                0700  one file a process, bounded
       bin/                0755  copies of server programs, only when root
-      postgres/ valkey/   0700  owned by the account
+      postgres/ replica/ valkey/  0700  owned by the account
       run/                0711  unix sockets, owned by the account
 
 Nothing outside this folder is ever changed.

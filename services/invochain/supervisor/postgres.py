@@ -43,6 +43,8 @@ synchronous_commit = on
 full_page_writes = on
 wal_level = replica
 max_wal_size = 1GB
+# What is kept for a read replica that is away; past this it is made anew (replica.py). The disk is never filled for it.
+max_slot_wal_keep_size = 1GB
 checkpoint_timeout = 15min
 # Rows are locked in one order, so a deadlock is a mistake of ours: find it before the time budget is gone (PROTOCOL 9).
 deadlock_timeout = 100ms
@@ -57,6 +59,9 @@ ACCESS = """\
 local all all               scram-sha-256
 host  all all 127.0.0.1/32  scram-sha-256
 """
+# Who may stream the write-ahead log: the read replica's role, which exists once there was a replica (replica.py).
+REPLICATOR = "replicator"
+REPLICATION_ACCESS = f"host replication {REPLICATOR} 127.0.0.1/32 scram-sha-256\n"
 
 
 @dataclass(frozen=True)
@@ -99,7 +104,7 @@ class PostgresUnit:
         return Program(
             name=self.name,
             command=[self.files.program(), "-D", str(self.data)],
-            environment=_environment(),
+            environment=clean_environment(),
             folder=self.data,
             account=self.folder.account,
             stop_signal=signal.SIGINT,
@@ -109,7 +114,7 @@ class PostgresUnit:
 
     async def prepare(self) -> None:
         """Make the cluster if there is none, end an orphan of an earlier supervisor, write the configuration."""
-        self.folder.owned_by_account("postgres")
+        self.folder.owned_by_account(self.data.name)
         if not (self.data / "PG_VERSION").exists():
             await self._make_cluster()
         self._check_version()
@@ -118,12 +123,19 @@ class PostgresUnit:
         configuration = CONFIGURATION.format(
             host=self.server.host, port=self.server.port, sockets="'" + sockets.replace("'", "''") + "'"
         )
-        self.folder.file_for_account(self.data, "invochain.conf", configuration)
+        self.folder.file_for_account(self.data, "invochain.conf", configuration + self._more_configuration())
+        # A cluster of an earlier release lacks the line; what else its keeper wrote there stays.
+        access = (self.data / "pg_hba.conf").read_text(encoding="utf-8")
+        if REPLICATION_ACCESS not in access:
+            self.folder.file_for_account(self.data, "pg_hba.conf", f"{access.rstrip()}\n{REPLICATION_ACCESS}")
+
+    def _more_configuration(self) -> str:
+        """Lines that a kind of server adds."""
+        return ""
 
     async def _make_cluster(self) -> None:
         # Built beside its place and moved there when complete: a half-made cluster is never mistaken for one.
-        new = self.folder.owned_by_account("postgres.new")
-        _empty(new)
+        new = self._place_for_a_new_one()
         folder = self.folder.owned_by_account("initdb")
         password = self.folder.file_for_account(folder, "password", self.server.superuser_password)
         program = Program(
@@ -132,7 +144,7 @@ class PostgresUnit:
                 *(self.files.program("initdb"), "-D", str(new), "--username=postgres", f"--pwfile={password}"),
                 *("--auth=scram-sha-256", "--locale=C", "--encoding=UTF8", "--data-checksums", "--no-instructions"),
             ],
-            environment=_environment(),
+            environment=clean_environment(),
             folder=new,
             account=self.folder.account,
         )
@@ -146,6 +158,11 @@ class PostgresUnit:
         self.folder.file_for_account(new, "pg_hba.conf", ACCESS)
         self.data.rmdir()
         new.rename(self.data)
+
+    def _place_for_a_new_one(self) -> Path:
+        new = self.folder.owned_by_account(f"{self.data.name}.new")
+        empty(new)
+        return new
 
     def _check_version(self) -> None:
         found = (self.data / "PG_VERSION").read_text(encoding="ascii").strip()
@@ -205,12 +222,12 @@ class PostgresUnit:
         return self.server.url(name, password, name)
 
 
-def _environment() -> dict[str, str]:
+def clean_environment() -> dict[str, str]:
     # Nothing of the user's environment: PGDATA, PGPORT or LC_ALL there must not decide anything here.
     return {"PATH": "/usr/local/bin:/usr/bin:/bin", "LANG": "C", "LC_ALL": "C", "TZ": "UTC"}
 
 
-def _empty(folder: Path) -> None:
+def empty(folder: Path) -> None:
     for entry in folder.iterdir():
         shutil.rmtree(entry) if entry.is_dir() else entry.unlink()
 

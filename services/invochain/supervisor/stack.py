@@ -22,6 +22,7 @@ from invochain.supervisor.folder import DataFolder
 from invochain.supervisor.ports import LOOPBACK, free_port, is_free
 from invochain.supervisor.postgres import PostgresUnit
 from invochain.supervisor.process import run_to_end
+from invochain.supervisor.replica import ReplicaUnit, forget_replica
 from invochain.supervisor.rooms import DATABASES, MIGRATED_WITHIN_S, SERVICES, GatewayUnit, RoomUnit, migration
 from invochain.supervisor.state import StackState, chosen_data_folder, read_state
 from invochain.supervisor.supervisor import Say, Supervisor, first_cause
@@ -34,6 +35,7 @@ PURPOSES = (
     *USUAL_PORTS,
     "workers",
     "postgres",
+    "replica",
     "valkey",
     *(f"{name}-metrics" for name in (*SERVICES, "workers", "gateway")),
 )
@@ -49,6 +51,8 @@ class Options:
     # Processes of each service.
     workers: int = 1
     gateway_binary: Path | None = None
+    # A streaming replica of the embedded PostgreSQL that answers the invoice service's reads.
+    replica: bool = False
 
 
 class Stack:
@@ -150,6 +154,11 @@ class Stack:
         ours = [name for name in DATABASES if name not in theirs]
         stage: list[Unit] = []
         postgres = valkey = None
+        if self._options.replica and "invoice" in theirs:
+            raise CannotStart(
+                f"--replica copies the embedded database, and {url_setting('invoice')} names one of your own",
+                f"name its replicas in {REPLICAS}, or leave --replica out",
+            )
         if ours:
             postgres = PostgresUnit(postgres_files(), self.folder, self.state.ports["postgres"])
             stage.append(postgres)
@@ -164,15 +173,28 @@ class Stack:
         for name in ours:
             assert postgres is not None
             urls[name] = await postgres.make_database(name)
+        replica_url = ""
+        if postgres is not None and self._options.replica:
+            replica_url = await self._start_replica(postgres)
+        elif postgres is not None:
+            await forget_replica(postgres)
         for name in theirs:
             self._say(f"{name:<10} database of your own ({url_setting(name)})")
         self.state.environment = {
             **{url_setting(name): url for name, url in urls.items()},
             "INVOCHAIN_REDIS_URL": redis_url,
+            **({REPLICAS: replica_url} if replica_url else {}),
             "INVOCHAIN_SECRETS_DIR": str(self.folder.secrets),
             **{f"INVOCHAIN_{name.upper()}_ADDRESS": self._address(name) for name in (*SERVICES, "workers", "gateway")},
         }
         self._write_state()
+
+    async def _start_replica(self, postgres: PostgresUnit) -> str:
+        """Start the copy, which has every role and database of its primary; the URL of the invoice service's."""
+        replica = ReplicaUnit(postgres, self.state.ports["replica"])
+        await self._supervisor.start(replica)
+        self.state.addresses["replica"] = replica.address
+        return replica.server.url("invoice", self.folder.password("postgres-invoice"), "invoice")
 
     def _services(self, environment: Mapping[str, str]) -> list[Unit]:
         workers = str(self._options.workers)
@@ -207,6 +229,10 @@ def gateway_binary() -> Path:
     if chosen:
         return Path(chosen).expanduser()
     return Path(__file__).resolve().parents[2] / "gateway" / "bin" / "invochain-gateway"
+
+
+# The setting that names the invoice database's read replicas.
+REPLICAS = "INVOCHAIN_INVOICE_REPLICA_URLS"
 
 
 def url_setting(database: str) -> str:

@@ -56,6 +56,8 @@ class ScriptedWire:
 
     script: dict[str, list[Any]] = field(default_factory=dict)
     replayed: bool = False
+    # Consistency tokens of the answers, in order; then none.
+    tokens: list[str] = field(default_factory=list)
     expires_in: int = 900
     now_s: float = 1_000.0
     sent: list[Sent] = field(default_factory=list)
@@ -72,7 +74,10 @@ class ScriptedWire:
             entry = entry(self)
         if isinstance(entry, Refusal):
             raise Failed(entry)
-        return Reply(entry, {"x-idempotent-replayed": "true"} if self.replayed else {})
+        metadata_back = {"x-idempotent-replayed": "true"} if self.replayed else {}
+        if self.tokens:
+            metadata_back["x-consistency-token"] = self.tokens.pop(0)
+        return Reply(entry, metadata_back)
 
     def _usual(self, method: Method[Any]) -> Any:
         if method.answer is merchant_pb.TokenPair:

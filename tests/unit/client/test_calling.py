@@ -394,3 +394,27 @@ def test_every_error_is_an_invochain_error():
     assert issubclass(OutcomeUnknown, InvochainError)
     assert all(issubclass(kind, InvochainError) for kind in errors.InvochainError.by_code.values())
     assert isinstance(errors.error_of(Refusal("OUT_OF_RANGE", "?")), errors.UnexpectedCode)
+
+
+class TestTheConsistencyToken:
+    @pytest.mark.parametrize(
+        ("told", "brought"),
+        [
+            (["00000001/0/16B3748"], "00000001/0/16B3748"),
+            (["00000001/0/16B3748", "00000001/0/9"], "00000001/0/16B3748"),
+            (["00000001/F/FFFFFFFF", "00000001/10/0"], "00000001/10/0"),
+            (["00000001/10/0", "00000002/0/1"], "00000002/0/1"),
+            (["00000001/10/0", "of another release"], "of another release"),
+            (["of another release", "00000001/0/1"], "00000001/0/1"),
+        ],
+    )
+    def test_of_the_latest_write_goes_with_every_read(self, told, brought):
+        """Writes side by side are answered in any order: the one furthest on is the one to be seen."""
+        wire = ScriptedWire(tokens=list(told))
+        mine = invoices(wire)
+        for _ in told:
+            mine.create(INVOICE)
+
+        mine.get("0199a000-0000-8000-8000-000000000003")
+
+        assert wire.of("GetInvoice")[0].metadata["x-consistency-token"] == brought

@@ -34,6 +34,7 @@ T = TypeVar("T")
 traceparent: ContextVar[str | None] = ContextVar("traceparent", default=None)
 _TRACEPARENT = re.compile(r"[0-9a-f]{2}-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}", re.ASCII)
 _CONSISTENCY = "x-consistency-token"
+_HEX = re.compile(r"[0-9A-Fa-f]{1,16}", re.ASCII)
 
 
 @dataclass(frozen=True, slots=True)
@@ -156,8 +157,18 @@ class Caller:
 
     def learn(self, method: Method[Any], reply: Reply[Any]) -> None:
         """Reads after a write see it, whichever replica serves them (PROTOCOL 8)."""
-        if token := reply.metadata.get(_CONSISTENCY):
+        if not (token := reply.metadata.get(_CONSISTENCY)):
+            return
+        # Answers to calls side by side come in any order; the latest write is the one to see.
+        known, told = _place(self._consistency.get(method.room, "")), _place(token)
+        if not known or not told or told >= known:
             self._consistency[method.room] = token
+
+
+def _place(token: str) -> tuple[int, ...]:
+    """A consistency token as numbers that grow with every write; none for one of a form that is not known."""
+    parts = token.split("/")
+    return tuple(int(part, 16) for part in parts) if all(map(_HEX.fullmatch, parts)) else ()
 
 
 class _Attempts(Generic[M]):
