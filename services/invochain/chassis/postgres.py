@@ -117,6 +117,7 @@ class Postgres:
             min_size=min(size, warm),
             max_size=size,
             init=_prepare_connection,
+            reset=_leave_as_it_is,
             max_inactive_connection_lifetime=0,
             command_timeout=STATEMENT_TIMEOUT_MS / 1_000 + 3,
             timeout=5,
@@ -224,6 +225,12 @@ async def _commit(connection: asyncpg.Connection) -> None:
 async def _prepare_connection(connection: asyncpg.Connection) -> None:
     """Ids travel as 16 raw bytes, never as text."""
     await connection.set_type_codec("uuid", schema="pg_catalog", encoder=_uuid_out, decoder=bytes, format="binary")
+
+
+async def _leave_as_it_is(_connection: asyncpg.Connection) -> None:
+    """What asyncpg does when a connection comes back to its pool, beyond a ROLLBACK: nothing. Settings are LOCAL here
+    and locks end with their transaction (what is tied to a session has its own: session.py), so the round trip that
+    resets them would make every batch wait for nothing."""
 
 
 def _uuid_out(value: bytes) -> bytes:

@@ -89,12 +89,20 @@ async def append_columns(
     """
     if not types:
         return
-    for type_ in set(types):
-        topic(type_)
-    event_ids, partitions = core.event_columns(aggregate_ids, versions, types, PARTITIONS)
+    event_ids, partitions = place(aggregate_ids, versions, types)
     await tx.execute(
         APPEND, merchant_ids, event_ids, aggregate_ids, versions, partitions, types, payloads, traceparents
     )
+
+
+def place(aggregate_ids: list[Id], versions: list[int], types: list[str]) -> tuple[list[Id], list[int]]:
+    """Ids and partitions of events, for a statement of the caller's own that begins with `INSERT`.
+
+    Raises ValueError for a type that has no topic.
+    """
+    for type_ in set(types):
+        topic(type_)
+    return core.event_columns(aggregate_ids, versions, types, PARTITIONS)
 
 
 async def unpublished(tx: Tx, partitions: Sequence[int], limits: Sequence[int]) -> list[asyncpg.Record]:
@@ -116,10 +124,13 @@ async def oldest_age_s(tx: Tx) -> float:
     return float(await tx.fetchval(OLDEST_AGE))
 
 
+# A statement that writes the aggregate too may write its events in the same round trip: the columns, in this order.
+INSERT = "INSERT INTO outbox (merchant_id, event_id, aggregate_id, version, partition, type, payload, traceparent)"
+
 APPEND = Sql(
     "outbox_append",
-    """
-INSERT INTO outbox (merchant_id, event_id, aggregate_id, version, partition, type, payload, traceparent)
+    f"""
+{INSERT}
 SELECT * FROM unnest(
     $1::uuid[], $2::uuid[], $3::uuid[], $4::bigint[], $5::smallint[], $6::text[], $7::bytea[], $8::text[]
 )

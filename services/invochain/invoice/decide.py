@@ -21,7 +21,7 @@ from invochain.invoice.number_series import lock_series, take_numbers
 from invochain.invoice.room import InvoiceRoom, SeriesKey
 from invochain.invoice.standing import Standing, answer_loser, give_back, read_standings, refusal_of
 from invochain.invoice.work import Work
-from invochain.invoice.write_invoices import Issued, insert_children, insert_invoices
+from invochain.invoice.write_invoices import Issued, insert_invoices
 
 
 @dataclass(slots=True)
@@ -68,7 +68,6 @@ async def decide(room: InvoiceRoom, work: Work, at: list[int], *, wait: bool = F
         refusals = {p: _number_taken(work, p, n) for p, n in zip(won, numbers, strict=True) if p not in written}
         if whole:
             _insist_on_all(work, verdict, losers, refusals)
-        await insert_children(tx, issued, written)
         await _close_decisions(tx, work, won, refusals)
         await faults.reach("decide.before_commit")
     await faults.reach("decide.committed")

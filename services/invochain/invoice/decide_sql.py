@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from invochain.chassis.postgres import Sql
+from invochain.durable import outbox
 
 # The first statement takes the advisory locks too (shared; see decide.py). Won rows are written as SUCCEEDED at once:
 # nobody sees them before COMMIT, and only what is refused later in the transaction is written again.
@@ -203,67 +204,98 @@ RETURNING number_series.merchant_id, number_series.seller_gstin, number_series.f
 """,
 )
 
-# A number that is used, or that a client took from a server's series, gives no row.
-INSERT_INVOICES = Sql(
+# The rows of what is issued, in one statement: an invoice whose number was free brings its lines, its audit entry and
+# its event. A number that is used, or that a client took from a server's series, gives no row. The draft is
+# materialized, because it is read twice; its lines name it by place (from 0), not by two ids.
+INSERT_ISSUED = Sql(
     "invoice_insert",
-    """
-INSERT INTO invoice (
-    merchant_id, invoice_id, rid, attempt, fingerprint, fp_version, number, number_key, doc_type, seller_gstin,
-    financial_year, supply_type, invoice_date, buyer_gstin, buyer_merchant_id, inter_state, taxable_paise, igst_paise,
-    cgst_paise, sgst_paise, cess_paise, state_cess_paise, discount_paise, other_charges_paise, round_off_paise,
-    total_paise, takes_stock, compliance_status, document, audit_head, create_time, update_time
-)
-SELECT
-    draft.merchant_id, draft.invoice_id, draft.rid, draft.attempt, draft.fingerprint, $1, draft.number,
-    upper(draft.number), $2, draft.seller_gstin, draft.financial_year, draft.supply_type,
-    DATE '1970-01-01' + draft.day, draft.buyer_gstin,
-    coalesce(draft.buyer_merchant_id, (SELECT party.merchant_id FROM party WHERE party.gstin = draft.buyer_gstin)),
-    draft.inter_state, draft.taxable, draft.igst, draft.cgst, draft.sgst, draft.cess, draft.state_cess, draft.discount,
-    draft.other_charges, draft.round_off, draft.total, draft.takes_stock, draft.compliance_status, draft.document,
-    draft.audit_head, $3, $3
-FROM unnest(
-    $4::uuid[], $5::uuid[], $6::uuid[], $7::int[], $8::bytea[], $9::text[], $10::boolean[], $11::text[], $12::text[],
-    $13::text[], $14::int[], $15::text[], $16::uuid[], $17::boolean[], $18::bigint[], $19::bigint[], $20::bigint[],
-    $21::bigint[], $22::bigint[], $23::bigint[], $24::bigint[], $25::bigint[], $26::bigint[], $27::bigint[],
-    $28::boolean[], $29::text[], $30::bytea[], $31::bytea[]
-) AS draft (
-    merchant_id, invoice_id, rid, attempt, fingerprint, number, by_client, seller_gstin, financial_year,
-    supply_type, day, buyer_gstin, buyer_merchant_id, inter_state, taxable, igst, cgst,
-    sgst, cess, state_cess, discount, other_charges, round_off, total,
-    takes_stock, compliance_status, document, audit_head
-)
-WHERE NOT (
-    draft.by_client AND EXISTS (
-        SELECT FROM number_series
-        WHERE number_series.merchant_id = draft.merchant_id
-            AND number_series.seller_gstin = draft.seller_gstin
-            AND number_series.doc_type = $2
-            AND number_series.financial_year = draft.financial_year
-            AND starts_with(upper(draft.number), number_series.prefix)
+    f"""
+WITH draft AS MATERIALIZED (
+    SELECT *
+    FROM unnest(
+        $4::uuid[], $5::uuid[], $6::uuid[], $7::int[], $8::bytea[], $9::text[], $10::boolean[], $11::text[],
+        $12::text[], $13::text[], $14::int[], $15::text[], $16::uuid[], $17::boolean[], $18::bigint[], $19::bigint[],
+        $20::bigint[], $21::bigint[], $22::bigint[], $23::bigint[], $24::bigint[], $25::bigint[], $26::bigint[],
+        $27::bigint[], $28::boolean[], $29::text[], $30::bytea[], $31::bytea[], $32::bytea[], $33::uuid[], $34::bytea[],
+        $35::uuid[], $36::smallint[], $37::bytea[], $38::text[]
+    ) WITH ORDINALITY AS draft (
+        merchant_id, invoice_id, rid, attempt, fingerprint, number, by_client, seller_gstin, financial_year,
+        supply_type, day, buyer_gstin, buyer_merchant_id, inter_state, taxable, igst, cgst,
+        sgst, cess, state_cess, discount, other_charges, round_off, total,
+        takes_stock, compliance_status, document, audit_hash, audit_mac, actor_id, salt,
+        event_id, partition, event, traceparent, place
     )
+), written AS (
+    INSERT INTO invoice (
+        merchant_id, invoice_id, rid, attempt, fingerprint, fp_version, number, number_key, doc_type, seller_gstin,
+        financial_year, supply_type, invoice_date, buyer_gstin, buyer_merchant_id, inter_state, taxable_paise,
+        igst_paise, cgst_paise, sgst_paise, cess_paise, state_cess_paise, discount_paise, other_charges_paise,
+        round_off_paise, total_paise, takes_stock, compliance_status, document, audit_head, create_time, update_time
+    )
+    SELECT
+        draft.merchant_id, draft.invoice_id, draft.rid, draft.attempt, draft.fingerprint, $1, draft.number,
+        upper(draft.number), $2, draft.seller_gstin, draft.financial_year, draft.supply_type,
+        DATE '1970-01-01' + draft.day, draft.buyer_gstin,
+        coalesce(draft.buyer_merchant_id, (SELECT party.merchant_id FROM party WHERE party.gstin = draft.buyer_gstin)),
+        draft.inter_state, draft.taxable, draft.igst, draft.cgst, draft.sgst, draft.cess, draft.state_cess,
+        draft.discount, draft.other_charges, draft.round_off, draft.total, draft.takes_stock, draft.compliance_status,
+        draft.document, draft.audit_hash, $3, $3
+    FROM draft
+    WHERE NOT (
+        draft.by_client AND EXISTS (
+            SELECT FROM number_series
+            WHERE number_series.merchant_id = draft.merchant_id
+                AND number_series.seller_gstin = draft.seller_gstin
+                AND number_series.doc_type = $2
+                AND number_series.financial_year = draft.financial_year
+                AND starts_with(upper(draft.number), number_series.prefix)
+        )
+    )
+    ORDER BY draft.merchant_id, draft.seller_gstin, draft.financial_year, upper(draft.number) COLLATE "C"
+    ON CONFLICT ON CONSTRAINT invoice_number_once DO NOTHING
+    RETURNING merchant_id, invoice_id
+), issued AS MATERIALIZED (
+    SELECT draft.*
+    FROM draft
+    JOIN written ON written.merchant_id = draft.merchant_id AND written.invoice_id = draft.invoice_id
+), items AS (
+    INSERT INTO invoice_item (
+        merchant_id, invoice_id, line, sku, hsn, unit, is_service, quantity_milli, unit_price_milli, gst_rate_milli,
+        gross_paise, discount_paise, taxable_paise, igst_paise, cgst_paise, sgst_paise, cess_paise, state_cess_paise,
+        total_paise
+    )
+    SELECT
+        issued.merchant_id, issued.invoice_id, item.line, item.sku, item.hsn, item.unit, item.is_service,
+        item.quantity, item.unit_price, item.gst_rate, item.gross, item.discount, item.taxable, item.igst, item.cgst,
+        item.sgst, item.cess, item.state_cess, item.total
+    FROM unnest(
+        $39::int[], $40::int[], $41::text[], $42::text[], $43::text[], $44::boolean[], $45::bigint[], $46::bigint[],
+        $47::int[], $48::bigint[], $49::bigint[], $50::bigint[], $51::bigint[], $52::bigint[], $53::bigint[],
+        $54::bigint[], $55::bigint[], $56::bigint[]
+    ) AS item (
+        place, line, sku, hsn, unit, is_service, quantity, unit_price,
+        gst_rate, gross, discount, taxable, igst, cgst, sgst,
+        cess, state_cess, total
+    )
+    JOIN issued ON issued.place = item.place + 1
+), audit AS (
+    INSERT INTO audit_entry (
+        merchant_id, invoice_id, version, action, actor_id, actor_merchant_id, time_micros, salt, payload, previous,
+        hash, mac
+    )
+    SELECT
+        merchant_id, invoice_id, 1, 'issue', actor_id, merchant_id, $57::bigint, salt, NULL, $58::bytea, audit_hash,
+        audit_mac
+    FROM issued
+), events AS (
+    {outbox.INSERT}
+    SELECT merchant_id, event_id, invoice_id, 1, partition, $59::text, event, traceparent FROM issued
 )
-ORDER BY draft.merchant_id, draft.seller_gstin, draft.financial_year, upper(draft.number) COLLATE "C"
-ON CONFLICT ON CONSTRAINT invoice_number_once DO NOTHING
-RETURNING invoice_id
+SELECT place FROM issued
 """,
 )
 
-INSERT_ITEMS = Sql(
-    "invoice_item_insert",
-    """
-INSERT INTO invoice_item (
-    merchant_id, invoice_id, line, sku, hsn, unit, is_service, quantity_milli, unit_price_milli, gst_rate_milli,
-    gross_paise, discount_paise, taxable_paise, igst_paise, cgst_paise, sgst_paise, cess_paise, state_cess_paise,
-    total_paise
-)
-SELECT * FROM unnest(
-    $1::uuid[], $2::uuid[], $3::int[], $4::text[], $5::text[], $6::text[], $7::boolean[], $8::bigint[], $9::bigint[],
-    $10::int[], $11::bigint[], $12::bigint[], $13::bigint[], $14::bigint[], $15::bigint[], $16::bigint[],
-    $17::bigint[], $18::bigint[], $19::bigint[]
-)
-""",
-)
-
+# What a move of an invoice leaves in its chain.
 INSERT_AUDIT = Sql(
     "audit_insert",
     """

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime as dt
 import os
 
 from invochain import core
@@ -38,15 +39,16 @@ class Issued:
         )
 
 
-async def insert_invoices(tx: Tx, issued: Issued, now: object) -> set[int]:
-    """Writes the invoices; returns the positions whose number was free."""
+async def insert_invoices(tx: Tx, issued: Issued, now: dt.datetime) -> set[int]:
+    """Writes the invoices with their lines, audit entries and events; returns the positions whose number was free."""
     drafts, at = issued.work.drafts, issued.at
     if not at:
         return set()
     supply_types, inter_state, figures = drafts.invoice_columns(at)
-    waived = drafts.waived(at)
+    event_ids, partitions = outbox.place(issued.invoice_ids, [1] * len(at), [ISSUED_TYPE] * len(at))
+    places, lines, skus, hsns, units, services, quantities, integers = drafts.item_columns(at)
     rows = await tx.fetch(
-        sql.INSERT_INVOICES,
+        sql.INSERT_ISSUED,
         core.FINGERPRINT_VERSION,
         DOC_TYPE,
         now,
@@ -66,28 +68,17 @@ async def insert_invoices(tx: Tx, issued: Issued, now: object) -> set[int]:
         inter_state,
         *figures,
         drafts.takes_stock(at),
-        ["UNDER_REVIEW" if violations else "COMPLIANT" for violations in waived],
+        ["UNDER_REVIEW" if violations else "COMPLIANT" for violations in drafts.waived(at)],
         issued.documents,
         issued.hashes,
-    )
-    written = {bytes(row["invoice_id"]) for row in rows}
-    return {p for p, invoice_id in zip(at, issued.invoice_ids, strict=True) if invoice_id in written}
-
-
-async def insert_children(tx: Tx, issued: Issued, written: set[int]) -> None:
-    """Lines, audit entries and events of what was written."""
-    kept = [i for i, position in enumerate(issued.at) if position in written]
-    if not kept:
-        return
-    merchant_ids = [issued.merchant_ids[i] for i in kept]
-    invoice_ids = [issued.invoice_ids[i] for i in kept]
-    indexes, lines, skus, hsns, units, services, quantities, integers = issued.work.drafts.item_columns(
-        [issued.at[i] for i in kept]
-    )
-    await tx.execute(
-        sql.INSERT_ITEMS,
-        [merchant_ids[i] for i in indexes],
-        [invoice_ids[i] for i in indexes],
+        issued.macs,
+        issued.actors,
+        issued.salts,
+        event_ids,
+        partitions,
+        issued.events,
+        [issued.work.calls[p].trace.traceparent for p in at],
+        places,
         lines,
         skus,
         hsns,
@@ -95,29 +86,8 @@ async def insert_children(tx: Tx, issued: Issued, written: set[int]) -> None:
         services,
         quantities,
         *integers,
-    )
-    count = len(kept)
-    await tx.execute(
-        sql.INSERT_AUDIT,
         issued.time_micros,
-        merchant_ids,
-        invoice_ids,
-        [1] * count,
-        ["issue"] * count,
-        [issued.actors[i] for i in kept],
-        merchant_ids,
-        [issued.salts[i] for i in kept],
-        [None] * count,
-        [GENESIS] * count,
-        [issued.hashes[i] for i in kept],
-        [issued.macs[i] for i in kept],
+        GENESIS,
+        ISSUED_TYPE,
     )
-    await outbox.append_columns(
-        tx,
-        merchant_ids,
-        invoice_ids,
-        [1] * count,
-        [ISSUED_TYPE] * count,
-        [issued.events[i] for i in kept],
-        [issued.work.calls[issued.at[i]].trace.traceparent for i in kept],
-    )
+    return {at[row["place"] - 1] for row in rows}
