@@ -2,6 +2,8 @@
 //!
 //! Shared by the libFuzzer targets (fuzz_targets/) and by the stable test `core-rs/core/tests/bytes.rs`.
 
+use std::sync::Arc;
+
 use invochain_core::contract::{
     BatchCreateInvoicesRequest, BatchReserveStockRequest, CreateInvoiceRequest,
 };
@@ -113,12 +115,16 @@ pub fn table(bytes: &[u8]) {
 pub fn create_request(bytes: &[u8]) {
     let _ = BatchCreateInvoicesRequest::decode(bytes);
     let _ = BatchReserveStockRequest::decode(bytes);
-    if let Ok(request) = CreateInvoiceRequest::decode(bytes) {
+    let mut request = CreateInvoiceRequest::default();
+    if let Ok(is_canonical) = request.merge(bytes) {
         let again = request.encode();
+        assert_eq!(is_canonical, again == bytes);
         assert_eq!(
             CreateInvoiceRequest::decode(&again).map(|request| request.encode()),
-            Ok(again)
+            Ok(again.clone())
         );
+        let print = |bytes| request::read(bytes, &mut CreateInvoiceRequest::default()).ok();
+        assert_eq!(print(bytes), print(&again));
     }
     let seller = Profile {
         gstin: "27AAPFU0939F1ZV".into(),
@@ -127,10 +133,10 @@ pub fn create_request(bytes: &[u8]) {
         ..Profile::default()
     };
     for review in [false, true] {
-        let seller = Profile {
+        let seller = Arc::new(Profile {
             review,
             ..seller.clone()
-        };
+        });
         let asked = Asked {
             merchant_id: [7; 16],
             key: "0123456789abcdef",
@@ -139,6 +145,6 @@ pub fn create_request(bytes: &[u8]) {
             seller: &seller,
         };
         let _ = request::draft(bytes, &asked, |_| Known::No);
-        let _ = request::draft(bytes, &asked, |_| Known::Yes(&seller));
+        let _ = request::draft(bytes, &asked, |_| Known::Yes(seller.clone()));
     }
 }

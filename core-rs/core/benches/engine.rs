@@ -11,7 +11,7 @@ use invochain_core::contract::{
     CivilDate, CreateInvoiceRequest, Invoice, InvoiceLine, Party, Totals,
 };
 use invochain_core::gst::{check_into, Computed, Context, Date, Mode, PathForm, Tables};
-use invochain_core::request::{document_of, draft, fingerprint, Asked, Known, Profile};
+use invochain_core::request::{document_of, draft, read, Asked, Known, Profile};
 use invochain_core::wire::Message;
 
 const ROUNDS: usize = 300;
@@ -72,19 +72,18 @@ fn request(lines: usize) -> Vec<u8> {
 
 #[derive(Clone, Copy, PartialEq)]
 enum Stage {
-    Decode,
+    /// Decode and fingerprint.
+    Read,
     Check,
-    Hash,
-    /// Decode, check, hash: what the law and the identity cost.
+    /// Read and check: what the law and the identity cost.
     All,
     /// Everything a request becomes before the database is asked (request.rs).
     Draft,
 }
 
-const STAGES: [(&str, Stage); 5] = [
-    ("decode", Stage::Decode),
+const STAGES: [(&str, Stage); 4] = [
+    ("read", Stage::Read),
     ("check", Stage::Check),
-    ("hash", Stage::Hash),
     ("all", Stage::All),
     ("draft", Stage::Draft),
 ];
@@ -116,9 +115,11 @@ impl Bench {
     fn collected(&mut self, stage: Stage, times: u32) {
         let raw = self.raw.clone();
         match stage {
-            Stage::Decode => {
+            Stage::Read => {
                 for _ in 0..times {
-                    black_box(CreateInvoiceRequest::decode(black_box(&raw)).expect("a request"));
+                    let mut request = CreateInvoiceRequest::default();
+                    black_box(read(black_box(&raw), &mut request).expect("a request"));
+                    black_box(&request);
                 }
             }
             Stage::Check => {
@@ -126,13 +127,6 @@ impl Bench {
                 let document = document_of(request.invoice.as_ref().expect("an invoice"));
                 for _ in 0..times {
                     self.check(black_box(&document));
-                }
-            }
-            Stage::Hash => {
-                let request = CreateInvoiceRequest::decode(&raw).expect("a request");
-                let invoice = request.invoice.as_ref().expect("an invoice");
-                for _ in 0..times {
-                    black_box(fingerprint(black_box(invoice)));
                 }
             }
             Stage::Draft => {
@@ -155,11 +149,9 @@ impl Bench {
             }
             Stage::All => {
                 for _ in 0..times {
-                    let request = CreateInvoiceRequest::decode(black_box(&raw)).expect("a request");
-                    let invoice = request.invoice.as_ref().expect("an invoice");
-                    let document = document_of(invoice);
-                    self.check(&document);
-                    black_box(fingerprint(invoice));
+                    let mut request = CreateInvoiceRequest::default();
+                    black_box(read(black_box(&raw), &mut request).expect("a request"));
+                    self.check(&document_of(request.invoice.as_ref().expect("an invoice")));
                 }
             }
         }
@@ -191,7 +183,7 @@ fn main() {
         let stage = STAGES
             .iter()
             .find(|(name, _)| *name == arguments[at + 1])
-            .expect("decode, check, hash or all")
+            .expect("read, check, all or draft")
             .1;
         let mut bench = Bench::new(arguments[at + 2].parse().expect("a number of lines"));
         bench.collected(stage, COUNTED);

@@ -1,11 +1,9 @@
 //! Drafts for Python: request bytes in, columns out. Docs and types: `services/invochain/_core.pyi`.
-use std::sync::Arc;
-
 use invochain_core::answer::{self, Act, Decided};
-use invochain_core::contract::{CreateInvoiceRequest, ReservationItem, ReserveStockRequest};
-use invochain_core::gst::Date;
+use invochain_core::contract::{ReservationItem, ReserveStockRequest};
+use invochain_core::gst::{Date, Tables};
 use invochain_core::identity::{self, id_text, Id};
-use invochain_core::request::{self, Asked, Draft, Known, Profile, Refused};
+use invochain_core::request::{self, Asked, Draft, Known, Refused};
 use invochain_core::wire::{put_nested, Message};
 use pyo3::exceptions::PyValueError;
 use pyo3::prelude::*;
@@ -25,50 +23,47 @@ enum Outcome {
     BuyerNotLookedUp(String),
 }
 
-fn check_one(
-    raw: &[u8],
-    merchant_id: Id,
-    key: &str,
+/// What all requests of a batch are judged by.
+struct Bench<'b> {
     today: Date,
-    directory: &Directory,
-    fresh: i64,
-) -> Outcome {
-    let Some(seller) = directory.seller(&merchant_id, fresh) else {
-        return Outcome::SellerNotLookedUp(merchant_id);
-    };
-    // Only a GSTIN is looked up; whatever else stands there is judged by the rules.
-    let mut buyer: Option<Option<Arc<Profile>>> = Some(None);
-    if let Some(gstin) = buyer_gstin(raw) {
-        buyer = directory.party(&gstin, fresh);
-    }
-    let asked = Asked {
-        merchant_id,
-        key,
-        today,
-        tables: &tables(),
-        seller: &seller,
-    };
-    let known = |_: &str| match &buyer {
-        None => Known::NotLookedUp,
-        Some(None) => Known::No,
-        Some(Some(profile)) => Known::Yes(profile),
-    };
-    match request::draft(raw, &asked, known) {
-        Ok(draft) => Outcome::Draft(Box::new(draft)),
-        Err(Refused::Malformed(fault)) => Outcome::Malformed(fault.to_string()),
-        Err(Refused::Violations(violations)) => {
-            Outcome::Violations(violations.iter().map(said).collect())
-        }
-        Err(Refused::BuyerNotLookedUp(gstin)) => Outcome::BuyerNotLookedUp(gstin),
-    }
+    tables: &'b Tables,
+    directory: &'b Directory,
+    fresh_since_ms: i64,
 }
 
-/// The buyer's GSTIN if it has the shape of one.
-fn buyer_gstin(raw: &[u8]) -> Option<String> {
-    let request = CreateInvoiceRequest::decode(raw).ok()?;
-    let gstin = request.invoice?.buyer?.gstin;
-    (gstin.len() == 15 && gstin.bytes().all(|c| c.is_ascii_alphanumeric()))
-        .then(|| gstin.to_owned())
+impl Bench<'_> {
+    fn check(&self, raw: &[u8], merchant_id: Id, key: &str) -> Outcome {
+        let Some(seller) = self.directory.seller(&merchant_id, self.fresh_since_ms) else {
+            return Outcome::SellerNotLookedUp(merchant_id);
+        };
+        let asked = Asked {
+            merchant_id,
+            key,
+            today: self.today,
+            tables: self.tables,
+            seller: &seller,
+        };
+        match request::draft(raw, &asked, |gstin| self.buyer(gstin)) {
+            Ok(draft) => Outcome::Draft(Box::new(draft)),
+            Err(Refused::Malformed(fault)) => Outcome::Malformed(fault.to_string()),
+            Err(Refused::Violations(violations)) => {
+                Outcome::Violations(violations.iter().map(said).collect())
+            }
+            Err(Refused::BuyerNotLookedUp(gstin)) => Outcome::BuyerNotLookedUp(gstin),
+        }
+    }
+
+    /// Only what has the shape of a GSTIN is looked up; whatever else stands there is judged by the rules.
+    fn buyer(&self, gstin: &str) -> Known {
+        if gstin.len() != 15 || !gstin.bytes().all(|c| c.is_ascii_alphanumeric()) {
+            return Known::No;
+        }
+        match self.directory.party(gstin, self.fresh_since_ms) {
+            None => Known::NotLookedUp,
+            Some(None) => Known::No,
+            Some(Some(profile)) => Known::Yes(profile),
+        }
+    }
 }
 
 /// The drafts of a batch. Methods take the positions they speak of and give one entry for each.
@@ -87,7 +82,7 @@ impl Drafts {
         }
     }
 
-    fn column<T>(&self, at: &[usize], field: impl Fn(&Draft) -> T) -> PyResult<Vec<T>> {
+    fn column<'d, T>(&'d self, at: &[usize], field: impl Fn(&'d Draft) -> T) -> PyResult<Vec<T>> {
         at.iter()
             .map(|position| self.at(*position).map(&field))
             .collect()
@@ -176,12 +171,12 @@ impl Drafts {
         self.column(&at, |d| days(d.date))
     }
 
-    fn seller_gstins(&self, at: Vec<usize>) -> PyResult<Vec<String>> {
-        self.column(&at, |d| d.seller_gstin.clone())
+    fn seller_gstins(&self, at: Vec<usize>) -> PyResult<Vec<&str>> {
+        self.column(&at, |d| d.seller_gstin.as_str())
     }
 
-    fn buyer_gstins(&self, at: Vec<usize>) -> PyResult<Vec<String>> {
-        self.column(&at, |d| d.buyer_gstin.clone())
+    fn buyer_gstins(&self, at: Vec<usize>) -> PyResult<Vec<&str>> {
+        self.column(&at, |d| d.buyer_gstin.as_str())
     }
 
     fn buyer_merchant_ids(&self, at: Vec<usize>) -> PyResult<Vec<Option<Id>>> {
@@ -189,8 +184,8 @@ impl Drafts {
     }
 
     /// Empty where the server gives the number.
-    fn numbers(&self, at: Vec<usize>) -> PyResult<Vec<String>> {
-        self.column(&at, |d| d.number.clone())
+    fn numbers(&self, at: Vec<usize>) -> PyResult<Vec<&str>> {
+        self.column(&at, |d| d.number.as_str())
     }
 
     fn financial_years(&self, at: Vec<usize>) -> PyResult<Vec<String>> {
@@ -238,9 +233,9 @@ impl Drafts {
     ) -> PyResult<(
         Vec<usize>,
         Vec<i32>,
-        Vec<Option<String>>,
-        Vec<String>,
-        Vec<String>,
+        Vec<Option<&str>>,
+        Vec<&str>,
+        Vec<&str>,
         Vec<bool>,
         Vec<Option<i64>>,
         Vec<Vec<i64>>,
@@ -272,10 +267,10 @@ impl Drafts {
             rows.iter().map(|(index, ..)| *index).collect(),
             rows.iter().map(|(_, line, _)| *line).collect(),
             rows.iter()
-                .map(|(.., i)| (!i.sku.is_empty()).then(|| i.sku.clone()))
+                .map(|(.., i)| (!i.sku.is_empty()).then_some(i.sku.as_str()))
                 .collect(),
-            rows.iter().map(|(.., i)| i.hsn.clone()).collect(),
-            rows.iter().map(|(.., i)| i.unit.clone()).collect(),
+            rows.iter().map(|(.., i)| i.hsn.as_str()).collect(),
+            rows.iter().map(|(.., i)| i.unit.as_str()).collect(),
             rows.iter().map(|(.., i)| i.is_service).collect(),
             rows.iter().map(|(.., i)| i.quantity_milli).collect(),
             integers
@@ -420,18 +415,17 @@ fn check_invoices(
     if merchant_ids.len() != raws.len() || keys.len() != raws.len() {
         return Err(PyValueError::new_err("columns differ in length"));
     }
+    let tables = tables();
+    let bench = Bench {
+        today,
+        tables: &tables,
+        directory,
+        fresh_since_ms,
+    };
     let outcomes = py.detach(|| {
-        (0..raws.len())
-            .map(|i| {
-                check_one(
-                    &raws[i],
-                    merchant_ids[i],
-                    &keys[i],
-                    today,
-                    directory,
-                    fresh_since_ms,
-                )
-            })
+        let calls = raws.iter().zip(&merchant_ids).zip(&keys);
+        calls
+            .map(|((raw, merchant_id), key)| bench.check(raw, *merchant_id, key))
             .collect()
     });
     Ok(Drafts { outcomes })

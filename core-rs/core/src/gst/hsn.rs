@@ -25,13 +25,15 @@ const TEN_TO: [u32; 9] = [
 
 #[inline]
 fn number(text: &str) -> Option<u32> {
-    text.bytes().try_fold(0_u32, |n, c| {
-        if c.is_ascii_digit() {
-            n.checked_mul(10)?.checked_add(u32::from(c - b'0'))
-        } else {
-            None
-        }
-    })
+    // Eight digits cannot pass u32, and whoever calls allows no more.
+    debug_assert!(text.len() <= 8);
+    let (mut number, mut all_digits) = (0_u32, true);
+    for c in text.bytes() {
+        let digit = c.wrapping_sub(b'0');
+        all_digits &= digit < 10;
+        number = number.wrapping_mul(10).wrapping_add(u32::from(digit));
+    }
+    all_digits.then_some(number)
 }
 
 impl Hsn {

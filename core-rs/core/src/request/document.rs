@@ -140,7 +140,7 @@ fn position(index: usize) -> &'static str {
 pub(super) fn fill<'a>(
     document: &mut gst::Document<'a>,
     asked: &'a Asked<'_>,
-    buyer: Option<&'a Profile>,
+    buyer: Option<&Profile>,
     invoice: &Invoice<'a>,
 ) {
     document.seller = gst::Seller {

@@ -8,10 +8,14 @@ mod document;
 mod rows;
 mod texts;
 
+use std::sync::Arc;
+
+use compact_str::CompactString;
+
 use crate::contract::{CreateInvoiceRequest, Invoice, Party};
 use crate::gst::{self, Context, Date, Given, Mode, PathForm, Policy, Tables, Violation};
 use crate::identity::{self, Fingerprint, Id};
-use crate::wire::{Malformed, Message};
+use crate::wire::{Malformed, Message, Reader, Value};
 use sha2::{Digest, Sha256};
 
 pub use document::document_of;
@@ -45,13 +49,13 @@ pub struct Draft {
     pub rid: Id,
     pub invoice_id: Id,
     pub fingerprint: Fingerprint,
-    pub seller_gstin: String,
-    pub buyer_gstin: String,
+    pub seller_gstin: CompactString,
+    pub buyer_gstin: CompactString,
     pub buyer_merchant_id: Option<Id>,
     pub supply_type: &'static str,
     /// Empty: the server gives the next one of `series`.
-    pub number: String,
-    pub series: String,
+    pub number: CompactString,
+    pub series: CompactString,
     pub date: Date,
     /// The client named the date; else it is the day on which the request was checked.
     pub date_given: bool,
@@ -84,32 +88,32 @@ pub struct Asked<'p> {
 }
 
 /// How the buyer's GSTIN stands in the directory.
-pub enum Known<'p> {
-    Yes(&'p Profile),
+pub enum Known {
+    Yes(Arc<Profile>),
     /// Looked up, not registered here.
     No,
     NotLookedUp,
 }
 
 /// Reads and checks a `CreateInvoiceRequest`. Refuses all violations of a phase at once; a refusal uses up no key.
-pub fn draft<'p>(
+pub fn draft(
     raw: &[u8],
     asked: &Asked<'_>,
-    buyer_of: impl Fn(&str) -> Known<'p>,
+    buyer_of: impl FnOnce(&str) -> Known,
 ) -> Result<Draft, Refused> {
-    let request = CreateInvoiceRequest::decode(raw).map_err(Refused::Malformed)?;
-    let invoice = request.invoice.unwrap_or_default();
+    let mut request = CreateInvoiceRequest::default();
+    let fingerprint = read(raw, &mut request).map_err(Refused::Malformed)?;
+    let invoice = request.invoice.get_or_insert_default();
     let buyer_gstin = invoice.buyer.as_ref().map_or("", |buyer| buyer.gstin);
     let buyer = match buyer_of(buyer_gstin) {
         Known::Yes(profile) => Some(profile),
         Known::No => None,
         Known::NotLookedUp => return Err(Refused::BuyerNotLookedUp(buyer_gstin.to_owned())),
     };
-    let fingerprint = fingerprint(&invoice);
-    let mut document = document_of(&invoice);
+    let mut document = document_of(invoice);
     let mut prior = Vec::new();
-    check_texts(&invoice, asked.tables, &mut prior);
-    check_seller(&invoice, asked.seller, &mut prior);
+    check_texts(invoice, asked.tables, &mut prior);
+    check_seller(invoice, asked.seller, &mut prior);
     if !matches!(
         document.doc_type,
         Given::Known(gst::DocType::Invoice) | Given::Absent | Given::Unknown(_)
@@ -121,7 +125,7 @@ pub fn draft<'p>(
             "INV; notes have calls of their own",
         ));
     }
-    fill(&mut document, asked, buyer, &invoice);
+    fill(&mut document, asked, buyer.as_deref(), invoice);
 
     let context = Context {
         mode: Mode::Strict,
@@ -140,32 +144,33 @@ pub fn draft<'p>(
 
     let rid = identity::request_id(&asked.merchant_id, "invoice.create", asked.key);
     let date = document.date.known().unwrap_or(asked.today);
+    let items = item_rows(invoice, &document, &computed);
     Ok(Draft {
         merchant_id: asked.merchant_id,
         rid,
         invoice_id: identity::invoice_id(&rid),
         fingerprint,
-        seller_gstin: asked.seller.gstin.clone(),
-        buyer_gstin: buyer_gstin.to_owned(),
+        seller_gstin: asked.seller.gstin.as_str().into(),
+        buyer_gstin: buyer_gstin.into(),
         buyer_merchant_id: buyer.map(|profile| profile.merchant_id),
         supply_type: document
             .supply_type
             .known()
             .map_or("", gst::SupplyType::as_str),
-        number: invoice.number.to_owned(),
+        number: invoice.number.into(),
         series: if invoice.series.is_empty() {
-            SERIES_DEFAULT.to_owned()
+            SERIES_DEFAULT.into()
         } else {
-            invoice.series.to_owned()
+            invoice.series.into()
         },
         date,
         date_given: invoice.invoice_date.is_some(),
         inter_state: computed.inter_state,
         totals: computed.totals,
-        items: item_rows(&invoice, &document, &computed),
-        stock: stock_of(&invoice),
+        stock: stock_of(&items),
+        items,
         body: body(
-            &invoice,
+            invoice,
             &document,
             &computed,
             Party::decode(&asked.seller.party).ok(),
@@ -182,7 +187,7 @@ pub fn check_elsewhere(
     today: Option<Date>,
     tables: &Tables,
 ) -> Result<Vec<u8>, Refused> {
-    let invoice = Invoice::decode(raw).map_err(Refused::Malformed)?;
+    let mut invoice = Invoice::decode(raw).map_err(Refused::Malformed)?;
     let mut document = document_of(&invoice);
     if invoice.doc_type == 0 {
         document.doc_type = Given::Absent;
@@ -197,12 +202,8 @@ pub fn check_elsewhere(
     let computed = gst::check(&document, &context, Vec::new()).map_err(Refused::Violations)?;
     let mut out = Vec::with_capacity(raw.len() + 256);
     crate::wire::put_bytes(1, invoice.number.as_bytes(), &mut out);
-    out.extend_from_slice(&body(
-        &invoice,
-        &document,
-        &computed,
-        invoice.seller.clone(),
-    ));
+    let seller = invoice.seller.take();
+    out.extend_from_slice(&body(&mut invoice, &document, &computed, seller));
     if computed.inter_state {
         crate::wire::put_int(37, 1, &mut out);
     }
@@ -244,9 +245,24 @@ pub fn preview(draft: &Draft) -> Vec<u8> {
     out
 }
 
-/// SHA-256 over the request as typed: fields in order, defaults left out, whatever order or repetition the wire had.
-pub fn fingerprint(invoice: &Invoice<'_>) -> Fingerprint {
-    Sha256::digest(invoice.encode()).into()
+/// Reads a `CreateInvoiceRequest` into `into`, which is empty, and takes its fingerprint: SHA-256 over the invoice as
+/// typed (fields in order, defaults left out), whatever order or repetition the wire had.
+pub fn read<'a>(
+    raw: &'a [u8],
+    into: &mut CreateInvoiceRequest<'a>,
+) -> Result<Fingerprint, Malformed> {
+    let is_canonical = into.merge(raw)?;
+    // Most clients write canonically; then what would be written again is here already.
+    let digest = match Reader::new(raw).next_field() {
+        Ok(Some((_, Value::Bytes(invoice)))) if is_canonical => Sha256::digest(invoice),
+        _ => Sha256::digest(
+            into.invoice
+                .as_ref()
+                .map(Message::encode)
+                .unwrap_or_default(),
+        ),
+    };
+    Ok(digest.into())
 }
 
 pub fn violation(path: &str, code: &'static str, found: &str, wanted: &str) -> Violation {

@@ -1,16 +1,23 @@
 //! What a checked request becomes: rows for the database, the demand for stock, and the body of the answer.
 
+use compact_str::CompactString;
+
 use crate::contract::{CivilDate, Invoice, Party, Totals};
 use crate::gst::{self, Computed, Date};
 use crate::wire::Message;
 
-/// One row of `invoice_item`.
+/// Bytes of most bodies without their lines, and of most lines: room made at once. A guess that fails costs a copy.
+const BODY_BYTES: usize = 512;
+const LINE_BYTES: usize = 192;
+
+/// One row of `invoice_item`. Its texts are short: up to 24 bytes stand in the row itself.
 #[derive(Clone, Debug)]
 pub struct ItemRow {
-    pub sku: String,
+    /// Upper case; empty: the line takes no stock.
+    pub sku: CompactString,
     pub is_service: bool,
-    pub hsn: String,
-    pub unit: String,
+    pub hsn: CompactString,
+    pub unit: CompactString,
     pub quantity_milli: Option<i64>,
     pub unit_price_milli: i64,
     pub gst_rate_milli: i64,
@@ -21,9 +28,9 @@ pub struct ItemRow {
 /// Units of one SKU that the invoice takes; the lines of one SKU are summed.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct StockDemand {
-    pub sku: String,
+    pub sku: CompactString,
     pub quantity_milli: i64,
-    pub unit: String,
+    pub unit: CompactString,
 }
 
 pub(super) fn item_rows(
@@ -38,10 +45,10 @@ pub(super) fn item_rows(
         .zip(&computed.lines);
     lines
         .map(|((asked, line), figures)| ItemRow {
-            sku: asked.sku.to_ascii_uppercase(),
+            sku: upper(asked.sku),
             is_service: line.is_service,
-            hsn: line.hsn.to_owned(),
-            unit: line.unit.to_owned(),
+            hsn: line.hsn.into(),
+            unit: line.unit.into(),
             quantity_milli: line.quantity_milli,
             unit_price_milli: line.unit_price_milli.unwrap_or(0),
             gst_rate_milli: line.gst_rate_milli.unwrap_or(0),
@@ -51,41 +58,40 @@ pub(super) fn item_rows(
         .collect()
 }
 
-/// The engine has bounded each quantity (below 10^13) and the lines (1,000), so the sum stays far inside i64.
-pub(super) fn stock_of(invoice: &Invoice<'_>) -> Vec<StockDemand> {
-    let mut stock: Vec<StockDemand> = invoice
-        .lines
-        .iter()
-        .filter(|line| !line.sku.is_empty())
-        .map(|line| StockDemand {
-            sku: line.sku.to_ascii_uppercase(),
-            quantity_milli: line.quantity_milli.unwrap_or(0),
-            unit: line.unit.to_owned(),
-        })
-        .collect();
-    // Another unit stays a demand of its own: the inventory refuses the one that is not the stock's.
-    stock.sort_by(|a, b| (&a.sku, &a.unit).cmp(&(&b.sku, &b.unit)));
-    stock.dedup_by(|next, kept| {
-        let same = next.sku == kept.sku && next.unit == kept.unit;
-        if same {
-            kept.quantity_milli += next.quantity_milli;
-        }
-        same
-    });
-    stock
+/// SKUs are compared in upper case, and nearly always written so.
+fn upper(sku: &str) -> CompactString {
+    let mut upper = CompactString::from(sku);
+    if sku.bytes().any(|c| c.is_ascii_lowercase()) {
+        upper.make_ascii_uppercase();
+    }
+    upper
 }
 
-/// Fields 2 to 29 of the answer: the request, with the seller as registered and every figure computed.
-pub(super) fn body(
-    invoice: &Invoice<'_>,
-    document: &gst::Document<'_>,
+/// The engine has bounded each quantity (below 10^13) and the lines (1,000), so the sum stays far inside i64.
+pub(super) fn stock_of(items: &[ItemRow]) -> Vec<StockDemand> {
+    let mut taking: Vec<&ItemRow> = items.iter().filter(|item| !item.sku.is_empty()).collect();
+    // Another unit stays a demand of its own: the inventory refuses the one that is not the stock's.
+    taking.sort_unstable_by(|a, b| (&a.sku, &a.unit).cmp(&(&b.sku, &b.unit)));
+    taking
+        .chunk_by(|a, b| (&a.sku, &a.unit) == (&b.sku, &b.unit))
+        .map(|same| StockDemand {
+            sku: same[0].sku.clone(),
+            quantity_milli: same.iter().filter_map(|item| item.quantity_milli).sum(),
+            unit: same[0].unit.clone(),
+        })
+        .collect()
+}
+
+/// Fields 2 to 29 of the answer: the request, which becomes it, with the seller as registered and every figure computed.
+pub(super) fn body<'a>(
+    answer: &mut Invoice<'a>,
+    document: &gst::Document<'a>,
     computed: &Computed,
-    seller: Option<Party<'_>>,
+    seller: Option<Party<'a>>,
 ) -> Vec<u8> {
-    let mut answer = invoice.clone();
     answer.number = "";
     answer.series = "";
-    answer.doc_type = invoice.doc_type.max(1);
+    answer.doc_type = answer.doc_type.max(1);
     answer.invoice_date = document.date.known().map(civil);
     answer.seller = seller;
     if let Some(buyer) = &mut answer.buyer {
@@ -125,7 +131,10 @@ pub(super) fn body(
     totals.other_charges_paise = Some(sums.other_charges_paise);
     totals.round_off_paise = Some(sums.round_off_paise);
     totals.total_paise = Some(sums.total_paise);
-    answer.encode()
+    let mut out = Vec::with_capacity(BODY_BYTES + LINE_BYTES * answer.lines.len());
+    answer.write_fields(&mut out);
+    out.shrink_to_fit(); // it waits for the rest of its batch
+    out
 }
 
 /// A rarely used figure is shown where it was given or is not zero.

@@ -8,6 +8,7 @@ mod goods;
 mod rates;
 mod reasons;
 mod sheet;
+mod slots;
 mod states;
 mod units;
 

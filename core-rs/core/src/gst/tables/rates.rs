@@ -1,6 +1,7 @@
 //! Which rate is in force on which day for which goods (RULES G33).
 
 use super::sheet::{self, Period, TableFault};
+use super::slots::Slots;
 use crate::gst::date::Date;
 use crate::gst::hsn::{Hsn, HsnPrefix};
 
@@ -31,8 +32,9 @@ pub enum RateFault {
 pub struct RateTable {
     /// Sorted by rate, then first day.
     rows: Vec<RateRow>,
-    /// Each distinct rate and where its rows begin and end.
-    by_rate: Vec<(i64, usize, usize)>,
+    /// Each distinct rate, and where its rows begin and end.
+    rates: Slots,
+    spans: Vec<(usize, usize)>,
 }
 
 impl RateTable {
@@ -67,14 +69,21 @@ impl RateTable {
             },
         )?;
         rows.sort_by_key(|row| (row.rate_milli, row.in_force.first));
-        let mut by_rate: Vec<(i64, usize, usize)> = Vec::new();
-        for (index, row) in rows.iter().enumerate() {
-            match by_rate.last_mut() {
-                Some((rate, _, end)) if *rate == row.rate_milli => *end = index + 1,
-                _ => by_rate.push((row.rate_milli, index, index + 1)),
-            }
+        let groups = rows.chunk_by(|one, next| one.rate_milli == next.rate_milli);
+        let mut spans: Vec<(usize, usize)> = Vec::new();
+        for group in groups {
+            let start = spans.last().map_or(0, |(_, end)| *end);
+            spans.push((start, start + group.len()));
         }
-        Ok(RateTable { rows, by_rate })
+        let rates: Vec<u64> = spans
+            .iter()
+            .map(|(start, _)| u64::try_from(rows[*start].rate_milli).unwrap_or_default())
+            .collect();
+        Ok(RateTable {
+            rows,
+            rates: Slots::of(rates.into_iter()),
+            spans,
+        })
     }
 
     pub fn rows(&self) -> &[RateRow] {
@@ -90,13 +99,11 @@ impl RateTable {
         hsn: Hsn,
     ) -> Result<&RateRow, RateFault> {
         let day = tax_date.max(Date::GST_BEGAN);
-        let found = self
-            .by_rate
-            .binary_search_by_key(&rate_milli, |(rate, _, _)| *rate);
-        let Ok(group) = found else {
+        let rate = u64::try_from(rate_milli).ok();
+        let Some(group) = rate.and_then(|rate| self.rates.place(rate)) else {
             return Err(RateFault::Unknown);
         };
-        let (_, start, end) = self.by_rate[group];
+        let (start, end) = self.spans[group];
         let mut fault = RateFault::NotInForce;
         for row in &self.rows[start..end] {
             if row.in_force.holds(day) {

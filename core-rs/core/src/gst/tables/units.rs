@@ -1,6 +1,7 @@
 //! Unit quantity codes (RULES G32): up to eight capital letters, compared as one number.
 
 use super::sheet::{self, TableFault};
+use super::slots::Slots;
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Unit {
@@ -11,7 +12,7 @@ pub struct Unit {
 #[derive(Clone, Debug)]
 pub struct UnitTable {
     rows: Vec<Unit>,
-    sorted: Vec<u64>,
+    packed: Slots,
 }
 
 #[inline]
@@ -38,9 +39,11 @@ impl UnitTable {
                 name: row.required(1, "a name")?.to_owned(),
             })
         })?;
-        let mut sorted: Vec<u64> = rows.iter().filter_map(|unit| packed(&unit.code)).collect();
-        sorted.sort_unstable();
-        Ok(UnitTable { rows, sorted })
+        let codes: Vec<u64> = rows.iter().filter_map(|unit| packed(&unit.code)).collect();
+        Ok(UnitTable {
+            rows,
+            packed: Slots::of(codes.into_iter()),
+        })
     }
 
     pub fn rows(&self) -> &[Unit] {
@@ -50,7 +53,7 @@ impl UnitTable {
     /// Upper case only; nothing is trimmed or folded.
     #[inline]
     pub fn knows(&self, code: &str) -> bool {
-        packed(code).is_some_and(|packed| self.sorted.binary_search(&packed).is_ok())
+        packed(code).is_some_and(|code| self.packed.place(code).is_some())
     }
 }
 
