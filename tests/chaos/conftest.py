@@ -63,6 +63,7 @@ async def linked(
                 links=LINKS,
                 # The bounds of the short form are lower with it.
                 INVOCHAIN_ABORT_AFTER_MS=30_000 if request.param else 4_000,
+                INVOCHAIN_BREAKER_OPEN_MS=30_000 if request.param else 3_000,
             )
         )
         field.full = request.param

@@ -115,7 +115,9 @@ class Field:
 
 async def open_field(stack: AsyncExitStack, postgres, valkey, folder: Path, size: Size, report: list[str]) -> Field:
     abort_ms = int(size.abort_s * 1_000)
-    processes, market = await open_processes(stack, postgres, valkey, folder, INVOCHAIN_ABORT_AFTER_MS=abort_ms)
+    # The breaker's pause is of the same length, and lowered with it.
+    lowered = {"INVOCHAIN_ABORT_AFTER_MS": abort_ms, "INVOCHAIN_BREAKER_OPEN_MS": abort_ms}
+    processes, market = await open_processes(stack, postgres, valkey, folder, **lowered)
     return Field(processes, market, size, report, folder)
 
 

@@ -265,6 +265,8 @@ async def open_market(
         settings["invoice_replica_urls"] = replica.dsn("invoice", f"invoice_m{number}")
     secrets.ensure(folder / "secrets")
     given = {f"{room}_database_url": dsn for room, dsn in databases.items()}
+    # A breaker that one test has opened is closed again before the next is done.
+    settings = {"breaker_open_ms": 1_000, **settings}
     base = Settings(**given, redis_url=valkey.url if valkey else "", secrets_dir=folder / "secrets", **settings)
     market = Market(base, databases, None, None, None, stack)  # type: ignore[arg-type]
     for room, start in (

@@ -1,9 +1,11 @@
 """A circuit breaker per target: who fails or hangs is left alone, then tried with care (PROTOCOL 13).
 
-    CLOSED ── >= 10 items ended or overdue in 10 s, >= half of them bad ──▶ OPEN ── 30 s (+-10 %) ──▶ HALF_OPEN
-      ▲                                                                       ▲                          │  │
-      └────────────────── 4 of 5 trial calls good ────────────────────────────┼──────────────────────────┘  │
-                                                                              └──── 2 trial calls bad ──────┘
+    CLOSED ── of >= 10 items in 10 s half are bad; or 10 are overdue and nobody was answered ──▶ OPEN
+    OPEN ── 30 s (+-10 %); or, if nobody was answered, a late answer comes ──▶ HALF_OPEN
+    HALF_OPEN ── of 5 trial calls 4 are good ──▶ CLOSED          ── 2 are bad ──▶ OPEN
+
+Ten busy seconds take five to become half bad: so that a hang is seen within one, silence counts by itself. Who was
+only late is tried as soon as the late answer comes.
 
 Pure but for its clock and its timer, which come in through the door. It holds no task, so nothing can be leaked: who
 never reports the end of a call is overdue, and counted so.
@@ -13,6 +15,7 @@ from __future__ import annotations
 
 import asyncio
 import enum
+import math
 import random
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -47,8 +50,12 @@ class Permit:
     """Leave for one call of some items. What was begun under an earlier state of the breaker counts for nothing."""
 
     items: int
-    due: float
+    begun: float
     era: int
+
+    @property
+    def due(self) -> float:
+        return self.begun + OVERDUE_S
 
 
 def _later(seconds: float, tick: Callable[[], object]) -> object:
@@ -80,6 +87,11 @@ class Breaker:
         self._buckets: dict[int, list[int]] = {}
         # In the order they are due.
         self._in_flight: dict[Permit, None] = {}
+        # Calls overdue, since whose beginning nothing was answered at all: when they were due, and their items.
+        self._silence: list[tuple[float, int]] = []
+        self._answered_at = -math.inf
+        # Open because of silence: a late answer is news.
+        self._hung = False
         self._era = 0
         self._until = 0.0
         self._good = self._bad = 0
@@ -97,15 +109,23 @@ class Breaker:
         if refused:
             self._refused.inc(items)
             raise CircuitOpen(self._what)
-        permit = Permit(items, self._now() + OVERDUE_S, self._era)
+        permit = Permit(items, self._now(), self._era)
         self._in_flight[permit] = None
         self._later(OVERDUE_S, self.tick)
         return permit
 
-    def ended(self, permit: Permit, good: int, bad: int) -> None:
-        """A call ended with so many items good and bad; the others are not counted."""
+    def ended(self, permit: Permit, good: int, bad: int, *, answered: bool) -> None:
+        """A call ended with so many items good and bad; the others are not counted. `answered`: by the target, and be
+        it with a refusal."""
         self.tick()
-        if permit.era == self._era and permit in self._in_flight:
+        if self._hung and answered and permit.era == self._era - 1:
+            self._turn(State.HALF_OPEN)
+        if permit.era != self._era:
+            return
+        if answered:
+            self._answered_at = self._now()
+            self._silence.clear()
+        if permit in self._in_flight:
             del self._in_flight[permit]
             self._count(good, bad, self._now())
 
@@ -118,6 +138,8 @@ class Breaker:
             if permit.due > now or permit.era != self._era:
                 break
             del self._in_flight[permit]
+            if self._answered_at <= permit.begun:
+                self._silence.append((permit.due, permit.items))
             self._count(0, permit.items, permit.due)
 
     def _count(self, good: int, bad: int, at: float) -> None:
@@ -138,14 +160,19 @@ class Breaker:
         oldest = int(self._now() / BUCKET_S) - BUCKETS
         self._buckets = {second: counts for second, counts in self._buckets.items() if second > oldest}
         good, bad = (sum(counts[i] for counts in self._buckets.values()) for i in (0, 1))
-        if good + bad >= ITEMS_MIN and bad * 2 >= good + bad:
-            self._turn(State.OPEN, good=good, bad=bad)
+        self._silence = [(due, items) for due, items in self._silence if due > self._now() - BUCKETS * BUCKET_S]
+        silent = sum(items for _, items in self._silence)
+        if (good + bad >= ITEMS_MIN and bad * 2 >= good + bad) or silent >= ITEMS_MIN:
+            self._turn(State.OPEN, good=good, bad=bad, silent=silent)
+            self._hung = silent >= ITEMS_MIN
 
     def _turn(self, to: State, **why: int) -> None:
         before, self.state = self.state, to
         self._era += 1
         self._buckets.clear()
         self._in_flight.clear()
+        self._silence.clear()
+        self._hung = False
         self._good = self._bad = 0
         if to is State.OPEN:
             pause = self._open_s * self._jitter(1 - OPEN_JITTER, 1 + OPEN_JITTER)

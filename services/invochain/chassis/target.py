@@ -123,19 +123,21 @@ class Target:
         # Who tries a target that was found hanging keeps nobody waiting behind him.
         patience_s = STALLED_S if self.breaker.state is State.CLOSED else 0.0
         stalled = asyncio.get_running_loop().call_later(patience_s, let_the_next_begin)
-        good, bad = 0, 0
+        good, bad, answered = 0, 0, False
         try:
             answer = await send(timeout_s)
+            answered = True
             good, bad = count(answer) if count else (items, 0)
             if self._budget:
                 self._budget.succeeded()
             return answer
         except Refusal as refusal:
-            if refusal.code in UNKNOWN:
+            answered = refusal.code not in UNKNOWN
+            if not answered:
                 bad = items
                 if self._budget:
                     self._budget.failed()
             raise
         finally:
             stalled.cancel()
-            self.breaker.ended(permit, good, bad)
+            self.breaker.ended(permit, good, bad, answered=answered)

@@ -76,7 +76,7 @@ class TestRetries:
         """Ten tokens, one less for each failure: a few retries, then none until successes earned them."""
         down, service = a_target(), Service(DependencyDown("it"))
         # Uncounted by the breaker: this is about the budget alone.
-        down.breaker.ended = lambda *_: None
+        down.breaker.ended = lambda *_, **__: None
         for _ in range(20):
             with pytest.raises(DependencyDown):
                 await ask(down, service)
