@@ -121,6 +121,9 @@ def join_results(results: list[tuple[bytes, bool, bool, int]], durable_offset: i
     """An encoded BatchCreateInvoicesResponse (offsets 0) or ImportInvoicesResponse, from (Invoice or google.rpc.Status,
     is it an invoice, replayed, offset) results."""
 
+def join_page(invoices: list[bytes], next_page_token: str) -> bytes:
+    """An encoded ListInvoicesResponse, from encoded invoices."""
+
 def reserve_results(raw: bytes) -> list[tuple[int, bytes]]:
     """Reads a BatchReserveStockResponse: (state, google.rpc.Status or empty) a result."""
 

@@ -44,6 +44,24 @@ fn join_results<'py>(
     PyBytes::new(py, &out)
 }
 
+/// Field numbers are those of ListInvoicesResponse.
+#[pyfunction]
+fn join_page<'py>(
+    py: Python<'py>,
+    invoices: Vec<PyBackedBytes>,
+    next_page_token: &str,
+) -> Bound<'py, PyBytes> {
+    let size = invoices.iter().map(|invoice| invoice.len() + 8).sum();
+    let mut out = Vec::with_capacity(size);
+    for invoice in &invoices {
+        put_bytes(1, invoice, &mut out);
+    }
+    if !next_page_token.is_empty() {
+        put_bytes(2, next_page_token.as_bytes(), &mut out);
+    }
+    PyBytes::new(py, &out)
+}
+
 /// What is not set is not written.
 fn put_set(number: u32, value: i64, out: &mut Vec<u8>) {
     if value != 0 {
@@ -54,5 +72,6 @@ fn put_set(number: u32, value: i64, out: &mut Vec<u8>) {
 pub fn register(m: &Bound<'_, PyModule>) -> PyResult<()> {
     m.add_function(wrap_pyfunction!(split_import, m)?)?;
     m.add_function(wrap_pyfunction!(join_results, m)?)?;
+    m.add_function(wrap_pyfunction!(join_page, m)?)?;
     Ok(())
 }

@@ -51,7 +51,7 @@ def present(row: asyncpg.Record, caller: bytes, *, with_lines: bool) -> bytes:
     )
 
 
-async def list_invoices(room: InvoiceRoom, call: Call, request: api.ListInvoicesRequest) -> api.ListInvoicesResponse:
+async def list_invoices(room: InvoiceRoom, call: Call, request: api.ListInvoicesRequest) -> bytes:
     """A page of the caller's invoices, by creation time. Refuses: unknown filters and orders, PageTokenMismatch."""
     size = page_size(request.page_size)
     for name, known in (("side", api.InvoiceSide), ("view", api.InvoiceView)):
@@ -94,15 +94,13 @@ async def list_invoices(room: InvoiceRoom, call: Call, request: api.ListInvoices
     # The next page may come from another server; never from one that knows less than this one did.
     rows, place = await room.reader.read(call, page, after=str(cursor[2]) if cursor and len(cursor) > 2 else "")
     full = request.view == api.FULL
-    response = api.ListInvoicesResponse()
-    for row in rows[:size]:
-        response.invoices.add().MergeFromString(present(row, caller, with_lines=full))
+    token = ""
     if len(rows) > size:
         last = rows[size - 1]
-        response.next_page_token = room.pages.token(
+        token = room.pages.token(
             scope, [clock.micros(last["create_time"]), to_text(last["invoice_id"]), *([place] if place else [])]
         )
-    return response
+    return core.join_page([present(row, caller, with_lines=full) for row in rows[:size]], token)
 
 
 def _newest_first(order_by: str) -> bool:

@@ -107,7 +107,7 @@ class InvoiceServicer:
         return await get_invoice(self._room, call, request)
 
     @rpc()
-    async def ListInvoices(self, call: Call, request: api.ListInvoicesRequest) -> api.ListInvoicesResponse:
+    async def ListInvoices(self, call: Call, request: api.ListInvoicesRequest) -> bytes:
         return await list_invoices(self._room, call, request)
 
     @rpc(key=True, roles=BUYERS)
