@@ -61,7 +61,7 @@ def up(
     ports = dict(_port(text) for text in port or ())
     if gateway_port is not None:
         ports["gateway"] = gateway_port
-    options = Options(data_folder=data_dir, ephemeral=ephemeral, ports=ports, workers=workers)
+    options = Options(data_folder=data_dir, ephemeral=ephemeral, ports=ports, workers=workers, replica=replica)
     raise typer.Exit(asyncio.run(_up(options, demo=demo, exit_after=exit_after)))
 
 

@@ -14,16 +14,17 @@ import re
 import shutil
 import subprocess
 import sys
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from invochain.chassis.replica import POSITION, split_urls
 from invochain.supervisor import binaries
 from invochain.supervisor.account import first_closed_folder, unprivileged_account
 from invochain.supervisor.errors import CannotStart
 from invochain.supervisor.ports import is_free
 from invochain.supervisor.rooms import DATABASES
-from invochain.supervisor.stack import USUAL_PORTS, gateway_binary, url_setting
+from invochain.supervisor.stack import REPLICAS, USUAL_PORTS, gateway_binary, url_setting
 from invochain.supervisor.state import chosen_data_folder, running_stack
 
 OLDEST_PYTHON, NEWEST_PYTHON = (3, 11), (3, 13)
@@ -198,7 +199,8 @@ def _ports(folder: Path) -> Iterable[Finding]:
     except CannotStart:
         pass
     else:
-        yield good("stack", f"runs on this folder, process id {state.pid}, REST at {state.gateway_url}")
+        replica = f", read replica at {state.addresses['replica']}" if "replica" in state.addresses else ""
+        yield good("stack", f"runs on this folder, process id {state.pid}, REST at {state.gateway_url}{replica}")
         return
     used = [f"{port} ({purpose})" for purpose, port in USUAL_PORTS.items() if not is_free(port)]
     if used:
@@ -213,6 +215,7 @@ async def _own_servers() -> list[Finding]:
     asks: list[Awaitable[list[Finding]]] = [
         _own_postgres(name, url) for name in DATABASES if (url := os.environ.get(url_setting(name), ""))
     ]
+    asks += [_own_replica(number, url) for number, url in enumerate(split_urls(os.environ.get(REPLICAS, "")), 1)]
     if url := os.environ.get("INVOCHAIN_REDIS_URL", ""):
         asks.append(_own_redis(url))
     return [finding for findings in await asyncio.gather(*asks) for finding in findings]
@@ -249,6 +252,37 @@ async def _own_postgres(name: str, url: str) -> list[Finding]:
             )
         )
     return findings
+
+
+async def _own_replica(number: int, url: str) -> list[Finding]:
+    """A read replica that is away or late costs speed only: advice, never a lack."""
+    import asyncpg
+
+    subject = f"your read replica {number}"
+    primary_url = os.environ.get(url_setting("invoice"), "")
+    try:
+        here = await _position(url)
+        primary = await _position(primary_url) if primary_url else None
+    except (OSError, TimeoutError, ValueError, asyncpg.PostgresError, asyncpg.InterfaceError) as error:
+        found = f"cannot connect: {type(error).__name__}; the primary answers its reads"
+        return [Finding(Level.ADVICE, subject, found, f"check {REPLICAS} and that the server runs")]
+    if not here["replica"]:
+        return [Finding(Level.ADVICE, subject, "is no streaming replica; it answers nobody", f"check {REPLICAS}")]
+    if primary is not None and here["cluster"] != primary["cluster"]:
+        found = "follows another cluster than the invoice database's; it answers nobody"
+        return [Finding(Level.ADVICE, subject, found, f"check {REPLICAS}")]
+    return [good(subject, "follows its primary")]
+
+
+async def _position(url: str) -> Mapping[str, object]:
+    import asyncpg
+
+    connection = await asyncpg.connect(url, timeout=ASKED_WITHIN_S)
+    try:
+        row = await connection.fetchrow(POSITION.text, timeout=ASKED_WITHIN_S)
+        return dict(row.items()) if row else {}
+    finally:
+        await connection.close(timeout=ASKED_WITHIN_S)
 
 
 async def _own_redis(url: str) -> list[Finding]:

@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 
 from invochain.supervisor.examination import Finding, Level, examine
-from tests.kit.servers import PostgresServer, ValkeyServer
+from invochain.supervisor.ports import free_port
+from tests.kit.servers import PostgresServer, ReplicaServer, ValkeyServer
 
 WITHIN_S = 60
 
@@ -64,6 +65,32 @@ class TestDoctor:
             assert Level.ADVICE is slow.level
             assert slow.found.startswith("deadlock_timeout is 1000 ms")
             assert "ALTER SYSTEM SET deadlock_timeout" in slow.remedy
+
+    async def test_a_read_replica_is_told_for_what_it_is_and_never_missing(
+        self,
+        tmp_path: Path,
+        monkeypatch: pytest.MonkeyPatch,
+        replicated: tuple[PostgresServer, ReplicaServer],
+        market_postgres: PostgresServer,
+    ):
+        """One that follows; the primary's own URL; one of another cluster; one that is away."""
+        primary, replica = replicated
+        monkeypatch.setenv("INVOCHAIN_INVOICE_DATABASE_URL", primary.dsn("invoice"))
+        away = f"postgresql://nobody:secret@127.0.0.1:{free_port()}/none"
+        urls = [replica.dsn("invoice"), primary.dsn("invoice"), away]
+        monkeypatch.setenv("INVOCHAIN_INVOICE_REPLICA_URLS", ",".join(urls))
+        findings = await examine(tmp_path)
+
+        follows, itself, gone = (about(findings, f"your read replica {n}")[0] for n in (1, 2, 3))
+        assert (follows.level, follows.found) == (Level.GOOD, "follows its primary")
+        assert (itself.level, itself.found) == (Level.ADVICE, "is no streaming replica; it answers nobody")
+        assert gone.level is Level.ADVICE
+        assert "secret" not in f"{gone.found} {gone.remedy}"
+
+        monkeypatch.setenv("INVOCHAIN_INVOICE_DATABASE_URL", await market_postgres.make_database("invoice"))
+        monkeypatch.setenv("INVOCHAIN_INVOICE_REPLICA_URLS", urls[0])
+        (foreign,) = about(await examine(tmp_path), "your read replica 1")
+        assert (foreign.level, "another cluster" in foreign.found) == (Level.ADVICE, True)
 
     async def test_own_servers_that_do_not_answer_are_missing_and_no_password_is_shown(
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

@@ -18,7 +18,7 @@ import pytest
 
 from invochain.supervisor.ports import LOOPBACK, is_free
 from invochain.supervisor.rooms import DATABASES, SERVICES
-from invochain.supervisor.stack import url_setting
+from invochain.supervisor.stack import REPLICAS, url_setting
 from invochain.supervisor.state import StackState, read_state, running_stack
 from tests.kit.servers import PostgresServer, ValkeyServer
 
@@ -233,6 +233,33 @@ class TestUp:
             assert own.items() <= state.environment.items()
             assert 0 == stack.ctrl_c()
 
+    async def test_a_read_replica_comes_with_the_stack_and_goes_with_it(self, up: Callable[..., Up]):
+        """It follows, is told to the invoice service and kept alive; a start without it lets go of its log."""
+        first = up("--replica")
+        state = first.ready()
+        assert set(state.pids) == UNITS | {"replica"}
+        here = state.environment[REPLICAS]
+        assert await ask(here, "SELECT pg_is_in_recovery()")
+        until(lambda: "replica_in_rotation" in page(state.metrics["invoice"]), "the invoice service watches it")
+        until(lambda: 'replica="invoice-replica-1"} 1.0' in page(state.metrics["invoice"]), "it is in rotation")
+
+        os.kill(state.pids["replica"], signal.SIGKILL)
+        first.hears("replica    ready again")
+        assert await ask(here, "SELECT pg_is_in_recovery()")
+        assert 0 == first.ctrl_c()
+
+        second = up()
+        state = second.ready()
+        assert set(state.pids) == UNITS
+        assert REPLICAS not in state.environment
+        assert 0 == await ask(state.environment[url_setting("invoice")], "SELECT count(*) FROM pg_replication_slots")
+
+    def test_a_replica_of_a_users_own_database_is_theirs_to_start(self, up: Callable[..., Up]):
+        """Two wishes that do not go together are refused, with both ways out."""
+        stack = up("--replica", **{url_setting("invoice"): "postgresql://somebody@127.0.0.1:1/invoice"})
+        assert 1 == stack.ended()
+        assert f"name its replicas in {REPLICAS}, or leave --replica out" in stack.said
+
     def test_a_throw_away_stack_leaves_no_folder(self, tmp_path: Path):
         """--ephemeral takes random ports and a temporary folder, and removes it at the end."""
         stack = Up(tmp_path / "unused", "--ephemeral", TMPDIR=tempfile.gettempdir())
@@ -247,6 +274,13 @@ class TestUp:
 
         assert not folder.exists()
         assert not any(map(alive, state["pids"].values()))
+
+
+def page(url: str) -> str:
+    """The text of a page."""
+    opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+    with opener.open(url, timeout=10) as answer:
+        return str(answer.read().decode())
 
 
 def fetch_quietly(url: str) -> int:
