@@ -195,6 +195,11 @@ def gst_explain(document: str, mode: str | None = None, today: str | None = None
 def gst_vector(vector: str) -> str:
     """Answers one vector of `invochain-gst-vectors/1`: `{ok, errors, computed}`. Raises ValueError for an unknown kind."""
 
+GST_KINDS: list[str]  # every kind of question `gst_answer` and `gst_vector` know
+
+def gst_answer(kind: str, input: str, mode: str = "strict", today: str | None = None) -> str:
+    """Answers one question of a kind as `gst_vector` does. Raises ValueError if the input is no object of that kind."""
+
 def gst_gstin(text: str) -> str:
     """`{ok, errors, computed: {kind, state, pan, pan_holder}}` of one GSTIN."""
 

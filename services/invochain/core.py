@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from invochain._core import (
     FINGERPRINT_VERSION,
+    GST_KINDS,
     Directory,
     Drafts,
     Holds,
@@ -16,6 +17,7 @@ from invochain._core import (
     event_columns,
     event_id,
     explain_document,
+    gst_answer,
     gst_builtin_tables,
     gst_check,
     gst_check_batch,
@@ -49,6 +51,7 @@ from invochain._core import (
 
 __all__ = [
     "FINGERPRINT_VERSION",
+    "GST_KINDS",
     "Directory",
     "Drafts",
     "Holds",
@@ -58,6 +61,7 @@ __all__ = [
     "event_columns",
     "event_id",
     "explain_document",
+    "gst_answer",
     "gst_builtin_tables",
     "gst_check",
     "gst_check_batch",

@@ -21,6 +21,7 @@ from .gst_oracle import judge
 
 CASES_PER_SEED = 2_000
 FINDINGS_MAX = 20
+TOLD_EVERY = 250 * CASES_PER_SEED  # documents: a long run says how far it is
 
 
 def difference(case: Case, answer: str) -> tuple[str | None, set[str]]:
@@ -62,6 +63,8 @@ def run(total: int, first_seed: int = 1, processes: int = 1) -> tuple[int, list[
     for done, found, codes in _over(seeds, processes):
         count, findings = count + done, findings + found
         reached.update(codes)
+        if count % TOLD_EVERY == 0:
+            print(f"{count} documents so far, {len(findings)} differences", file=sys.stderr, flush=True)
         if len(findings) >= FINDINGS_MAX:
             break
     return count, findings, reached

@@ -105,3 +105,13 @@ fn violations_speak_in_words() {
         }
     }
 }
+
+#[test]
+fn every_kind_is_listed_and_has_its_vectors() {
+    let vectors = vectors();
+    let seen: BTreeSet<&str> = vectors
+        .iter()
+        .filter_map(|(_, one)| one["kind"].as_str())
+        .collect();
+    assert_eq!(seen, BTreeSet::from(vector::KINDS));
+}

@@ -190,8 +190,34 @@ fn gst_explain(document: &str, mode: Option<&str>, today: Option<&str>) -> PyRes
 }
 
 #[pyfunction]
-fn gst_vector(vector: &str) -> PyResult<String> {
-    let answer = vector::answer(&json_of(vector)?, &tables()).map_err(malformed)?;
+fn gst_vector(py: Python<'_>, vector: &str) -> PyResult<String> {
+    let tables = tables();
+    py.detach(|| answered(&json_of(vector)?, &tables))
+}
+
+#[pyfunction]
+#[pyo3(signature = (kind, input, mode="strict", today=None))]
+fn gst_answer(
+    py: Python<'_>,
+    kind: &str,
+    input: &str,
+    mode: &str,
+    today: Option<&str>,
+) -> PyResult<String> {
+    let tables = tables();
+    py.detach(|| {
+        let context = json!({"as_of": today});
+        let input = json_of(input)?;
+        if !input.is_object() {
+            return Err(PyValueError::new_err("a JSON object is wanted"));
+        }
+        let question = json!({"kind": kind, "mode": mode, "context": context, "input": input});
+        answered(&question, &tables)
+    })
+}
+
+fn answered(question: &Value, tables: &Tables) -> PyResult<String> {
+    let answer = vector::answer(question, tables).map_err(malformed)?;
     let errors = errors_json(&answer.errors);
     Ok(json!({"ok": answer.ok, "errors": errors, "computed": answer.computed}).to_string())
 }
@@ -286,7 +312,9 @@ pub fn register(m: &Bound<'_, PyModule>) -> PyResult<()> {
     m.add_function(wrap_pyfunction!(gst_check, m)?)?;
     m.add_function(wrap_pyfunction!(gst_check_batch, m)?)?;
     m.add_function(wrap_pyfunction!(gst_explain, m)?)?;
+    m.add("GST_KINDS", vector::KINDS)?;
     m.add_function(wrap_pyfunction!(gst_vector, m)?)?;
+    m.add_function(wrap_pyfunction!(gst_answer, m)?)?;
     m.add_function(wrap_pyfunction!(gst_gstin, m)?)?;
     m.add_function(wrap_pyfunction!(gst_irn, m)?)?;
     m.add_function(wrap_pyfunction!(gst_rules, m)?)?;

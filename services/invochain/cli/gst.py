@@ -140,8 +140,16 @@ def vector_difference(vector: dict[str, Any]) -> str | None:
     from invochain import core
 
     try:
-        expected = vector["expected"]
         answer = json.loads(core.gst_vector(json.dumps(vector)))
+    except (ValueError, KeyError, TypeError) as error:
+        return f"cannot be run: {error!r}"
+    return answer_difference(vector, answer)
+
+
+def answer_difference(vector: dict[str, Any], answer: dict[str, Any]) -> str | None:
+    """What differs between an answer (`ok`, `errors`, `computed`) and the expectation of its vector, in words."""
+    try:
+        expected = vector["expected"]
         wanted = {(error["code"], error["path"]) for error in expected.get("errors", [])}
     except (ValueError, KeyError, TypeError) as error:
         return f"cannot be run: {error!r}"

@@ -22,6 +22,7 @@ from invochain.errors import (
     ValidationFailed,
     invalid,
 )
+from invochain.invoice.ask_gst import ask_gst
 from invochain.invoice.create_invoice import create_all_or_nothing, create_invoices
 from invochain.invoice.explain_invoice import explain_invoice
 from invochain.invoice.import_invoices import import_invoices
@@ -97,6 +98,10 @@ class InvoiceServicer:
     @rpc(roles=SELLERS)
     async def ValidateInvoice(self, call: Call, request: api.ValidateInvoiceRequest) -> api.ValidateInvoiceResponse:
         return await validate_invoice(self._room, call, request)
+
+    @rpc()
+    async def AskGst(self, call: Call, request: api.AskGstRequest) -> api.AskGstResponse:
+        return await ask_gst(request)
 
     @rpc()
     async def ExplainInvoice(self, call: Call, request: api.ExplainInvoiceRequest) -> api.Explanation:

@@ -13,7 +13,7 @@ from invochain.errors import FieldViolation, MalformedRequest, ValidationFailed,
 from invochain.invoice.create_invoice import check
 from invochain.invoice.room import InvoiceRoom
 
-_MODES = {api.COMPUTE: "compute", api.STRICT: "strict", api.NIC: "nic"}
+MODES = {api.COMPUTE: "compute", api.STRICT: "strict", api.NIC: "nic"}
 # Long enough for a key of any request; a dry run has none.
 _NO_KEY = "-" * 16
 
@@ -43,13 +43,10 @@ async def validate_invoice(
 
 
 def _elsewhere(request: api.ValidateInvoiceRequest) -> api.ValidateInvoiceResponse:
-    mode = _MODES.get(request.mode)
+    mode = MODES.get(request.mode)
     if mode is None:
         raise invalid("mode", "MODE_UNKNOWN", f"found {request.mode}; COMPUTE, STRICT or NIC is wanted")
-    date = request.as_of_date
-    today = (date.year, date.month, date.day) if request.HasField("as_of_date") else None
-    if today is not None and not _is_day(*today):
-        raise invalid("as_of_date", "DATE_INVALID", "found no day of the calendar; a date is wanted")
+    today = asked_day(request)
     if request.document_json and request.HasField("invoice"):
         raise invalid("document_json", "FIELD_NOT_ALLOWED", "found it beside `invoice`; one of the two is wanted")
     if request.document_json:
@@ -62,6 +59,16 @@ def _elsewhere(request: api.ValidateInvoiceRequest) -> api.ValidateInvoiceRespon
     if document is not None:
         response.invoice.MergeFromString(document)
     return response
+
+
+def asked_day(request: api.ValidateInvoiceRequest | api.AskGstRequest) -> tuple[int, int, int] | None:
+    """The `as_of_date` of a request, if it has one. Refuses what is no day of the calendar."""
+    if not request.HasField("as_of_date"):
+        return None
+    day = (request.as_of_date.year, request.as_of_date.month, request.as_of_date.day)
+    if not _is_day(*day):
+        raise invalid("as_of_date", "DATE_INVALID", "found no day of the calendar; a date is wanted")
+    return day
 
 
 def _is_day(year: int, month: int, day: int) -> bool:

@@ -60,6 +60,26 @@ impl Answer {
     }
 }
 
+/// Every kind of question, in the order of the format's description.
+pub const KINDS: [&str; 16] = [
+    "document",
+    "gstin",
+    "gstin_check_char",
+    "doc_number",
+    "fiscal_year",
+    "irn",
+    "rate",
+    "credit_note_window",
+    "einvoice_report_window",
+    "irn_cancel",
+    "uniqueness",
+    "time_of_supply",
+    "retention",
+    "gstr1_classify",
+    "return_summary",
+    "qr_payload",
+];
+
 /// Answers a vector. Errors: an unknown kind or mode, or an input of another shape.
 pub fn answer(vector: &Value, tables: &Tables) -> Result<Answer, Malformed> {
     let fields = Fields::of(Some(vector), "")?;
