@@ -178,3 +178,26 @@ func (b *backend) close() {
 		_ = s.connection.Load().Close() // only says that it was closed before
 	}
 }
+
+// byRoom is a service that every backend serves for its own room: the request's `room` says which one is asked. A room
+// that is none of them is refused by the first one, in the words of the contract.
+type byRoom []*backend
+
+func (all byRoom) Invoke(ctx context.Context, method string, request, answer any, options ...grpc.CallOption) error {
+	return all.of(request).Invoke(ctx, method, request, answer, options...)
+}
+
+// NewStream is for streaming methods, which no such service has.
+func (all byRoom) NewStream(ctx context.Context, what *grpc.StreamDesc, method string, options ...grpc.CallOption) (grpc.ClientStream, error) {
+	return all[0].NewStream(ctx, what, method, options...)
+}
+
+func (all byRoom) of(request any) *backend {
+	named, _ := request.(interface{ GetRoom() string })
+	for _, b := range all {
+		if named != nil && named.GetRoom() == b.name {
+			return b
+		}
+	}
+	return all[0]
+}

@@ -23,6 +23,7 @@ import (
 	inventoryv1 "invochain/gateway/gen/invochain/api/inventory/v1"
 	invoicev1 "invochain/gateway/gen/invochain/api/invoice/v1"
 	merchantv1 "invochain/gateway/gen/invochain/api/merchant/v1"
+	operatorv1 "invochain/gateway/gen/invochain/api/operator/v1"
 )
 
 // A body may be as large as a message of gRPC (API section 9).
@@ -96,6 +97,11 @@ func newGateway(settings Settings, log *slog.Logger) (*gateway, error) {
 			g.close()
 			return nil, err
 		}
+	}
+	rooms := operatorv1.NewOperatorServiceClient(byRoom(g.backends))
+	if err := operatorv1.RegisterOperatorServiceHandlerClient(context.Background(), g.mux, rooms); err != nil {
+		g.close()
+		return nil, err
 	}
 	return g, nil
 }

@@ -13,6 +13,7 @@ import (
 	inventoryv1 "invochain/gateway/gen/invochain/api/inventory/v1"
 	invoicev1 "invochain/gateway/gen/invochain/api/invoice/v1"
 	merchantv1 "invochain/gateway/gen/invochain/api/merchant/v1"
+	operatorv1 "invochain/gateway/gen/invochain/api/operator/v1"
 )
 
 // A route is one method of the contract as HTTP has it, read from its google.api.http line.
@@ -72,6 +73,7 @@ func allRoutes() []*route {
 		merchantv1.File_invochain_api_merchant_v1_merchant_service_proto,
 		inventoryv1.File_invochain_api_inventory_v1_inventory_service_proto,
 		invoicev1.File_invochain_api_invoice_v1_invoice_service_proto,
+		operatorv1.File_invochain_api_operator_v1_operator_service_proto,
 	} {
 		for i := range file.Services().Len() {
 			methods := file.Services().Get(i).Methods()

@@ -343,3 +343,41 @@ class TestTheRest:
         text = str(rest.log)
         for secret in (seller.gstin, buyer.gstin, seller.token, key, "Hex bolt"):
             assert secret not in text
+
+
+class TestDeadLetters:
+    async def test_operators_reach_each_room_by_its_path(self, rest: Rest, seller: Trader) -> None:
+        """The room in the path says which service is asked; an unknown one and another role are refused."""
+        ann, bob = rest.market.operator(), rest.market.operator()
+        for room in ("merchant", "inventory", "invoice"):
+            listed = await rest.ask("GET", f"/v1/dead_letters/{room}", who=ann)
+            assert listed.json() == {"dead_letters": [], "next_page_token": ""}, listed.text
+            problem(await rest.ask("GET", f"/v1/dead_letters/{room}", who=seller), 403, "ROLE_MISSING")
+            nothing = f"/v1/dead_letters/{room}/{fresh_key()}"
+            problem(await rest.ask("GET", nothing, who=ann), 404, "DEAD_LETTER_NOT_FOUND")
+            problem(await rest.ask("POST", f"{nothing}:replay", {}, seller), 403, "ROLE_MISSING")
+        told = problem(await rest.ask("GET", "/v1/dead_letters/moon", who=ann), 400, "VALIDATION_FAILED")
+        assert [("/room", "ROOM_UNKNOWN")] == [(one["pointer"], one["code"]) for one in told["errors"]]
+
+        await rest.market.sql(
+            "inventory",
+            """INSERT INTO dead_letter (merchant_id, dead_letter_id, kind, subject, aggregate, rid, attempt,
+                 fingerprint, reason, attempts)
+               SELECT $1::uuid, $2::uuid, 'SELL', $3::text, $3::text, $2::uuid, 1, sha256(''), 'X', 1""",
+            seller.merchant.merchant_id,
+            (letter_id := fresh_key()),
+            (hold := fresh_key()),
+        )
+        path = f"/v1/dead_letters/inventory/{letter_id}"
+        read = (await rest.ask("GET", path, who=ann)).json()
+        assert ("SELL", "OPEN", [f"sell hold {hold}"]) == (read["kind"], read["state"], read["plan"]["steps"])
+        problem(await rest.ask("POST", f"{path}:replay", {}, ann, None), 400, "IDEMPOTENCY_KEY_REQUIRED")
+        dry = await rest.ask("POST", f"{path}:replay", {"validate_only": True}, ann)
+        assert (200, "OPEN") == (dry.status_code, dry.json()["state"]), dry.text
+        proposed = await rest.ask("POST", f"{path}:discard", {"reason": "written off"}, ann)
+        assert (200, "written off") == (proposed.status_code, proposed.json()["discard_reason"]), proposed.text
+        approval = {"etag": proposed.json()["etag"]}
+        alone = await rest.ask("POST", f"{path}:approve_discard", approval, ann)
+        problem(alone, 409, "SECOND_APPROVER_NEEDED")
+        approved = await rest.ask("POST", f"{path}:approve_discard", approval, bob)
+        assert (200, "DISCARDED") == (approved.status_code, approved.json()["state"]), approved.text

@@ -25,10 +25,14 @@ from invochain.api.invoice.v1 import invoice_service_pb2 as pb
 from invochain.api.invoice.v1.invoice_service_pb2_grpc import InvoiceServiceStub
 from invochain.api.merchant.v1 import merchant_service_pb2 as merchant_pb
 from invochain.api.merchant.v1.merchant_service_pb2_grpc import MerchantServiceStub
-from invochain.chassis import migrate, secrets
+from invochain.api.operator.v1.operator_service_pb2_grpc import OperatorServiceStub
+from invochain.chassis import clock, migrate, secrets
+from invochain.chassis.call import Principal
+from invochain.chassis.ids import new_id
 from invochain.chassis.process import Running
 from invochain.chassis.server import Server
 from invochain.chassis.settings import Settings
+from invochain.chassis.tokens import access_token
 from invochain.inventory import service as inventory_service
 from invochain.invoice import service as invoice_service
 from invochain.merchant import service as merchant_service
@@ -174,6 +178,16 @@ class Market:
         user = merchant_pb.NewUser(email=email, name="User", password=PASSWORD, roles=roles)
         await self.call(self.merchants.AddUser, merchant_pb.AddUserRequest(user=user), owner)
         return Trader(owner.merchant, (await self.sign_in(email)).access_token)
+
+    def operator(self) -> Trader:
+        """Somebody who runs the platform and belongs to no merchant; their `user_id` is in the token only."""
+        key = secrets.load(self.settings.secrets_dir).signing_key(clock.now())
+        principal = Principal(user_id=new_id(), roles=frozenset({"OPERATOR"}))
+        return Trader(merchant_pb.Merchant(), access_token(key, principal))
+
+    def operators(self, room: str) -> OperatorServiceStub:
+        """The operators' door of a service."""
+        return OperatorServiceStub(self.channels[room])
 
     async def stock_up(self, who: Trader, sku: str = "BOLT-M8", units: int = 100, unit: str = "NOS") -> None:
         request = stock_pb.AdjustStockRequest(

@@ -35,4 +35,10 @@ class Trace:
         return f"00-{self.trace_id}-{self.span_id}-{self.flags}"
 
 
+def trace_id_of(traceparent: str) -> str:
+    """The trace that something was caused by; empty where none is named."""
+    match = _TRACEPARENT.match(traceparent)
+    return match[1] if match else ""
+
+
 current: ContextVar[Trace | None] = ContextVar("trace", default=None)

@@ -50,7 +50,7 @@ def call(
         try:
             answer, pending = getattr(stub(channel), name).with_call(body, timeout=timeout, metadata=metadata)
         except grpc.RpcError as error:
-            typer.echo(json.dumps(_refusal(error), indent=2), err=True)
+            typer.echo(json.dumps(refusal_of(error), indent=2), err=True)
             raise typer.Exit(1) from None
     typer.echo(json_format.MessageToJson(answer, preserving_proto_field_name=True))
     if ("x-idempotent-replayed", "true") in tuple(pending.initial_metadata()):
@@ -74,7 +74,8 @@ def _class(descriptor: Any) -> Any:
     return message_factory.GetMessageClass(descriptor)
 
 
-def _refusal(error: Any) -> dict[str, Any]:
+def refusal_of(error: Any) -> dict[str, Any]:
+    """A refused call as a person reads it."""
     from google.rpc import error_details_pb2, status_pb2
 
     status = status_pb2.Status()

@@ -114,7 +114,7 @@ class Repair(Protocol):
         ...
 
     async def repair(self, letter: Letter) -> None:
-        """Does what is left, with the same ids. Refuses: what was refused; a passing refusal is tried again."""
+        """Does what is left, with the same ids. Raises NotRepaired or a Refusal; a passing one is tried again."""
         ...
 
 
@@ -140,6 +140,14 @@ class OlderLetterFirst(Refusal):
     code, reason, retry = Code.FAILED_PRECONDITION, "OLDER_DEAD_LETTER_FIRST", Retry.WITH_NEW_KEY
     message = "dead letter {dead_letter_id} of the same aggregate is older; replay or discard that one first"
     dead_letter_id: str
+
+
+class NotRepaired(Exception):
+    """A repair was refused for good: the letter stays, with this reason."""
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(reason)
+        self.reason = reason
 
 
 @dataclass(eq=False)
@@ -180,13 +188,6 @@ async def close(tx: Tx, letters: Sequence[Letter], note: str) -> None:
         [letter.version for letter in letters],
         note,
     )
-
-
-async def close_repaired(tx: Tx, kind: str, merchant_ids: Sequence[Id], subjects: Sequence[str]) -> None:
-    """Ends the letters of what was just done by itself."""
-    rows = await tx.fetch(OF_SUBJECTS, kind, list(merchant_ids), list(subjects))
-    if rows:
-        await close(tx, [Letter.of(row) for row in rows], "done by itself")
 
 
 async def lock(tx: Tx, dead_letter_id: Id) -> Letter:
@@ -311,18 +312,6 @@ WITH asked AS MATERIALIZED (
 )
 INSERT INTO dead_letter_action (merchant_id, dead_letter_id, version, action, note)
 SELECT merchant_id, dead_letter_id, version, 'CLOSE', $4 FROM closed
-""",
-)
-
-OF_SUBJECTS = Sql(
-    "dead_letter_of_subjects",
-    """
-SELECT letter.*
-FROM unnest($2::uuid[], $3::text[]) AS done (merchant_id, subject)
-JOIN dead_letter AS letter
-    ON letter.merchant_id = done.merchant_id AND letter.kind = $1 AND letter.consumer = ''
-    AND letter.subject = done.subject
-WHERE letter.state IN ('OPEN', 'REPLAYING')
 """,
 )
 

@@ -18,9 +18,11 @@ from invochain.api.invoice.v1 import invoice_events_pb2 as events_pb
 from invochain.chassis.ids import from_text
 from invochain.chassis.postgres import Postgres
 from invochain.chassis.telemetry import RESERVATION_FAILURES, log
-from invochain.durable import inbox
+from invochain.chassis.trace import trace_id_of
+from invochain.durable import dead_letters, inbox
 from invochain.durable.inbox import Received, Subscription
 from invochain.errors import DependencyDown, Refusal
+from invochain.inventory import repairs
 from invochain.inventory.receive_goods import Goods, receive_goods
 from invochain.inventory.settle_reservation import REVERSE, SELL, Move, Ref, settle_in
 
@@ -66,17 +68,25 @@ async def _settle(postgres: Postgres, move: Move, events: Sequence[Received], re
         if not fresh:
             return
         unique = {refs[event.event_id].reservation_id: refs[event.event_id] for event in fresh}
+        traces = {refs[event.event_id].reservation_id: trace_id_of(event.traceparent) for event in fresh}
         settled = await settle_in(tx, move, list(unique.values()))
         if settled.again:
             # A hold that appeared after its invoice was settled: nothing is kept of this round, it comes again.
             raise DependencyDown("the hold of an invoice, which just appeared,")
-    for (_, reservation_id), outcome in settled.outcomes.items():
-        if isinstance(outcome, Refusal):
-            # Impossible by design (PROTOCOL 4.2): the invoice was decided for this hold. Paged; it blocks nobody.
-            RESERVATION_FAILURES.labels(reason=outcome.reason).inc()
-            log("inventory").error(
-                "hold_not_settled", move=move.name, reservation=reservation_id.hex(), reason=outcome.reason
-            )
+        refused = {name: outcome for name, outcome in settled.outcomes.items() if isinstance(outcome, Refusal)}
+        await dead_letters.open_letters(
+            tx,
+            [
+                repairs.failed(move, unique[reservation_id], outcome, traces[reservation_id])
+                for (_, reservation_id), outcome in refused.items()
+            ],
+        )
+    for (_, reservation_id), outcome in refused.items():
+        # Impossible by design (PROTOCOL 4.2): the invoice was decided for this hold. Paged; it blocks nobody.
+        RESERVATION_FAILURES.labels(reason=outcome.reason).inc()
+        log("inventory").error(
+            "hold_not_settled", move=move.name, reservation=reservation_id.hex(), reason=outcome.reason
+        )
 
 
 def _ref(event: Received) -> Ref | None:

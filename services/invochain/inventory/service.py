@@ -14,7 +14,9 @@ from invochain.chassis.process import Running
 from invochain.chassis.settings import Settings
 from invochain.chassis.telemetry import STOCK_LEVEL, log
 from invochain.chassis.tokens import Authenticator
+from invochain.durable.operator_servicer import OperatorServicer
 from invochain.errors import Refusal
+from invochain.inventory.repairs import repairs
 from invochain.inventory.reserve_stock import Reserving
 from invochain.inventory.servicer import InventoryServicer
 from invochain.inventory.settling import Settling
@@ -37,8 +39,10 @@ async def start(settings: Settings) -> Running:
         sampling.cancel()
         await asyncio.gather(sampling, return_exceptions=True)
 
+    pages = Pages(keys.page_token_key)
+    operators = OperatorServicer("inventory", postgres, pages, repairs(postgres))
     return Running(
-        servicers=[InventoryServicer(postgres, Pages(keys.page_token_key), reserving, settling)],
+        servicers=[InventoryServicer(postgres, pages, reserving, settling), operators],
         authenticator=Authenticator(keys, KeySet(merchant_keys)),
         closers=[stop_sampling, reserving.drain, settling.drain, merchant_keys.close, postgres.close],
     )

@@ -14,6 +14,7 @@ from invochain.chassis.server import rpc
 from invochain.durable import decisions
 from invochain.errors import FieldViolation, Refusal, ServiceOnly, Told, ValidationFailed
 from invochain.inventory import adjust_stock, list_pending, partner_keys, read_stock
+from invochain.inventory.look_up_holds import look_up_holds
 from invochain.inventory.reservation import DECIDERS, INVOICE, NONE, REFS_MAX, ReservationNotFound
 from invochain.inventory.reserve_stock import Reserving
 from invochain.inventory.settle_reservation import CONFIRM, RELEASE, Move, Ref
@@ -117,6 +118,12 @@ class InventoryServicer:
         self, call: Call, request: pb.ListPendingReservationsRequest
     ) -> pb.ListPendingReservationsResponse:
         return await list_pending.list_pending(self._postgres, self._pages, call.principal, request)
+
+    @rpc(services=DECIDERS)
+    async def LookupReservations(
+        self, call: Call, request: pb.LookupReservationsRequest
+    ) -> pb.LookupReservationsResponse:
+        return await look_up_holds(self._postgres, request)
 
     @rpc()
     async def GetReservation(self, call: Call, request: pb.GetReservationRequest) -> pb.Reservation:

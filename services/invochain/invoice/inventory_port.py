@@ -125,6 +125,14 @@ class InventoryPort:
         ]
         return found, response.next_page_token
 
+    async def look_up(self, holds: Sequence[Hold]) -> list[tuple[str, bytes]]:
+        """How holds stand: state (empty: there is none) and fingerprint of each, in order."""
+        request = api.LookupReservationsRequest(reservations=[hold.ref() for hold in holds])
+        response = await self._channel.call(self._stub.LookupReservations, request, timeout_s=SETTLE_TIMEOUT_S)
+        return [
+            (api.ReservationState.Name(one.state) if one.state else "", one.fingerprint) for one in response.standings
+        ]
+
     async def close(self) -> None:
         await self._channel.close()
 

@@ -6,7 +6,7 @@ beside the request it repairs. Source: PROTOCOL section 5.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import asyncpg
@@ -16,6 +16,7 @@ from invochain.chassis.postgres import Postgres, Sql, Tx
 from invochain.chassis.telemetry import SAGA_COMPENSATION, log
 from invochain.errors import SagaAborted
 from invochain.invoice import decide_sql as sql
+from invochain.invoice.give_up import Tries, give_up
 from invochain.invoice.inventory_port import Hold, InventoryPort, Pending
 from invochain.invoice.invoice import CREATE
 
@@ -43,8 +44,14 @@ async def resolve(
     partition: int,
     partitions: int,
     abort_after_ms: int = ABORT_AFTER_MS,
+    tries: Tries | None = None,
 ) -> Found:
-    """Settles every hold of a partition that waits longer than its requests live; page after page until drained."""
+    """Settles every hold of a partition that waits longer than its requests live; page after page until drained.
+
+    `tries` remembers between rounds which holds were refused; what is refused too often becomes a dead letter.
+    """
+    tries = tries or Tries()
+    seen: list[Hold] = []
     token, confirmed, released, fenced, left = "", 0, 0, 0, 0
     older_than_ms = min(LIST_OLDER_THAN_MS, abort_after_ms)
     while True:
@@ -52,14 +59,17 @@ async def resolve(
             older_than_ms=older_than_ms, partition=partition, partitions=partitions, page_token=token
         )
         if pending:
+            ages = {one.hold: one.age_ms for one in pending}
+            seen += ages
             confirm, release, written = await judge(postgres, pending, abort_after_ms)
             if confirm:
-                _report("confirm", confirm, await inventory.confirm(confirm))
+                await _report(postgres, "confirm", confirm, await inventory.confirm(confirm), ages, tries)
             if release:
-                _report("release", release, await inventory.release(release))
+                await _report(postgres, "release", release, await inventory.release(release), ages, tries)
             confirmed, released, fenced = confirmed + len(confirm), released + len(release), fenced + written
             left += len(pending) - len(confirm) - len(release)
         if not token:
+            tries.keep(seen)
             return Found(confirmed, released, fenced, left)
 
 
@@ -73,10 +83,10 @@ async def judge(
     confirm: list[Hold] = []
     release: list[Hold] = []
     async with postgres.transaction() as tx:
-        rows = await _read(tx, [p.hold for p in pending])
+        rows = await read_standings(tx, [p.hold for p in pending])
         undecided = []
         for one in pending:
-            verdict = _verdict(one.hold, rows[one.hold.rid])
+            verdict = verdict_of(one.hold, rows[one.hold.rid])
             if verdict is None:
                 undecided.append(one)
             else:
@@ -88,7 +98,7 @@ async def judge(
     return confirm, release, len(written)
 
 
-def _verdict(hold: Hold, row: asyncpg.Record) -> bool | None:
+def verdict_of(hold: Hold, row: asyncpg.Record) -> bool | None:
     """True: confirm. False: release. None: undecided."""
     if row["document"] is not None:
         return bool(row["invoice_attempt"] == hold.attempt and row["invoice_fingerprint"] == hold.fingerprint)
@@ -104,7 +114,8 @@ def _verdict(hold: Hold, row: asyncpg.Record) -> bool | None:
     return None
 
 
-async def _read(tx: Tx, holds: Sequence[Hold]) -> dict[bytes, asyncpg.Record]:
+async def read_standings(tx: Tx, holds: Sequence[Hold]) -> dict[bytes, asyncpg.Record]:
+    """What is decided about each, by its rid."""
     rows = await tx.fetch(
         sql.STANDINGS,
         [h.merchant_id for h in holds],
@@ -157,12 +168,23 @@ async def _fence(tx: Tx, holds: Sequence[Hold], rows: dict[bytes, asyncpg.Record
     return [h for h in holds if h.rid in written]
 
 
-def _report(way: str, holds: Sequence[Hold], refused: Sequence[str]) -> None:
+async def _report(
+    postgres: Postgres,
+    way: str,
+    holds: Sequence[Hold],
+    refused: Sequence[str],
+    ages: Mapping[Hold, int],
+    tries: Tries,
+) -> None:
     SAGA_COMPENSATION.labels(way=way).inc(len(holds))
+    lost: list[tuple[Hold, str, int]] = []
     for hold, reason in zip(holds, refused, strict=True):
         if reason:
             # Impossible by design (PROTOCOL 4.2): the row that decides and the hold disagree.
             log("invoice").error("resolver_refused", way=way, reason=reason, rid=hold.rid.hex(), attempt=hold.attempt)
+            if count := tries.refused(hold, reason, ages[hold]):
+                lost.append((hold, reason, count))
+    await give_up(postgres, way, lost)
 
 
 # The row speaks of an earlier attempt than the hold: that hold's own row was purged, or set back by a restore.

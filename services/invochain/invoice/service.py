@@ -13,10 +13,12 @@ from invochain.chassis.redis import Redis
 from invochain.chassis.replica import Reader, split_urls
 from invochain.chassis.settings import Settings
 from invochain.chassis.tokens import Authenticator, ServiceIdentity
+from invochain.durable.operator_servicer import OperatorServicer
 from invochain.invoice import law_tables
 from invochain.invoice.inventory_port import InventoryPort
 from invochain.invoice.outcomes import Outcomes
 from invochain.invoice.parties import Parties
+from invochain.invoice.repairs import repairs
 from invochain.invoice.room import InvoiceRoom
 from invochain.invoice.servicer import InvoiceServicer
 from invochain.invoice.settle_holds import Settlers
@@ -48,12 +50,13 @@ async def start(settings: Settings) -> Running:
         inventory=inventory,
         parties=Parties(postgres, merchant_service, open_s),
         outcomes=Outcomes(redis, keys.cache_mac_key, epoch),
-        settlers=Settlers(inventory),
+        settlers=Settlers(inventory, postgres),
         audit_key=keys.audit_mac_key,
         pages=Pages(keys.page_token_key),
         task_life_s=min(TASK_LIFE_S, settings.task_life_s),
     )
     servicer = InvoiceServicer(room, settings)
+    operators = OperatorServicer("invoice", postgres, room.pages, repairs(postgres, inventory))
     closers = [
         servicer.drain,
         inventory.close,
@@ -64,7 +67,7 @@ async def start(settings: Settings) -> Running:
     ]
     if redis is not None:
         closers.append(redis.close)
-    return Running([servicer], Authenticator(keys, KeySet(merchant_keys)), closers)
+    return Running([servicer, operators], Authenticator(keys, KeySet(merchant_keys)), closers)
 
 
 # A failover or a restore changes it, and with it every cache key (PROTOCOL 7).

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from invochain.chassis import secrets
 from invochain.chassis.key_set import KeySet
+from invochain.chassis.pages import Pages
 from invochain.chassis.postgres import Postgres
 from invochain.chassis.process import Running
 from invochain.chassis.settings import Settings
 from invochain.chassis.tokens import Authenticator
+from invochain.durable.operator_servicer import OperatorServicer
+from invochain.durable.parking import parking_repairs
 from invochain.merchant.passwords import Passwords
 from invochain.merchant.servicer import MerchantServicer
 from invochain.merchant.settings import MerchantSettings
@@ -26,5 +29,7 @@ async def start(settings: Settings, own: MerchantSettings | None = None) -> Runn
     passwords = Passwords(own)
     postgres = await Postgres.connect(settings.database_url("merchant"), name="merchant", size=settings.pool_size)
     servicer = MerchantServicer(postgres, passwords, SlowDown(own), keys)
+    operators = OperatorServicer("merchant", postgres, Pages(made.page_token_key), parking_repairs(postgres))
     # Our own keys are verified by the same door as everybody's: fetched from ourselves.
-    return Running([servicer], Authenticator(made, KeySet(keys, every_s=0)), [passwords.close, postgres.close])
+    authenticator = Authenticator(made, KeySet(keys, every_s=0))
+    return Running([servicer, operators], authenticator, [passwords.close, postgres.close])

@@ -25,7 +25,7 @@ from invochain.chassis.ids import from_text
 from invochain.chassis.postgres import COLLIDED, TIMED_OUT, CommitUnknown
 from invochain.chassis.settings import Settings
 from invochain.chassis.telemetry import EVENTS_CONSUMED, LEADER, log
-from invochain.chassis.trace import Trace
+from invochain.chassis.trace import Trace, trace_id_of
 from invochain.durable import dead_letters, parking
 from invochain.durable.dead_letters import TRIES_MAX, TRYING_S_MAX, Failed
 from invochain.durable.inbox import Received, Subscription
@@ -282,7 +282,6 @@ def unparked(one: Parked) -> Delivered:
 def failed(consumer: str, one: Parked, failure: Exception, attempts: int) -> Failed:
     """An event that cannot be handled, as a dead letter tells it. Only a refusal's own words are repeated."""
     headers: Mapping[str, str] = dict(one.envelope["headers"])
-    traceparent = headers.get("traceparent", "")
     told = isinstance(failure, (Refusal, Unreadable))
     return Failed(
         kind=dead_letters.CONSUME,
@@ -293,7 +292,7 @@ def failed(consumer: str, one: Parked, failure: Exception, attempts: int) -> Fai
         reason=failure.reason if isinstance(failure, Refusal) else type(failure).__name__,
         detail=str(failure)[:500] if told else "",
         attempts=attempts,
-        trace_id=Trace.follow(traceparent).trace_id if traceparent else "",
+        trace_id=trace_id_of(headers.get("traceparent", "")),
     )
 
 

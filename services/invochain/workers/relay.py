@@ -23,7 +23,7 @@ from invochain.chassis.ids import from_text, to_text
 from invochain.chassis.session import Session, Share
 from invochain.chassis.settings import Settings
 from invochain.chassis.telemetry import EVENTS_PUBLISHED, LEADER, OUTBOX_OLDEST_SECONDS, log
-from invochain.chassis.trace import Trace
+from invochain.chassis.trace import trace_id_of
 from invochain.durable import dead_letters, outbox, parking
 from invochain.durable.dead_letters import TRIES_MAX, TRYING_S_MAX, Failed
 from invochain.durable.parking import RELAY, Parked, Parking
@@ -209,7 +209,7 @@ def failed(row: Mapping[str, Any], cause: Exception, attempts: int) -> Failed:
         reason=type(cause).__name__,
         detail=str(cause) if isinstance(cause, Unpublishable) else "",
         attempts=attempts,
-        trace_id=Trace.follow(row["traceparent"]).trace_id if row["traceparent"] else "",
+        trace_id=trace_id_of(row["traceparent"]),
     )
 
 

@@ -10,16 +10,30 @@ from collections.abc import Awaitable, Callable, Mapping
 
 from prometheus_client import Gauge
 
-from invochain.chassis import clock, faults
+from invochain.chassis import clock, faults, secrets
 from invochain.chassis.broker import Acked, Broker, RecordMalformed, Unpublishable
+from invochain.chassis.channel import Channel
 from invochain.chassis.postgres import Postgres
 from invochain.chassis.settings import Settings
 from invochain.chassis.telemetry import log
+from invochain.chassis.tokens import ServiceIdentity
 from invochain.durable import dead_letters, outbox, parking
-from invochain.durable.dead_letters import AGE_ALARM_S, DEPTH_ALARM, OPEN, REPLAYING, Failed, Letter, Repair
+from invochain.durable.dead_letters import (
+    AGE_ALARM_S,
+    DEPTH_ALARM,
+    OPEN,
+    REPLAYING,
+    Failed,
+    Letter,
+    NotRepaired,
+    Repair,
+)
 from invochain.durable.inbox import Subscription
 from invochain.durable.parking import RELAY, Parked, Parking, parking_repairs
 from invochain.errors import DependencyDown, Refusal
+from invochain.inventory import repairs as inventory_repairs
+from invochain.invoice import repairs as invoice_repairs
+from invochain.invoice.inventory_port import InventoryPort
 from invochain.workers import Worker, consumer, relay
 from invochain.workers.rooms import Rooms
 
@@ -75,10 +89,10 @@ class Replayer:
             return await self._end(letter, "nothing was left to do")
         try:
             await repair.repair(letter)
-        except Refusal as refusal:
-            if consumer.passes(refusal):
+        except (Refusal, NotRepaired) as refused:
+            if consumer.passes(refused):
                 raise
-            await self._again(letter, refusal.reason, str(refusal))
+            await self._again(letter, refused.reason, str(refused))
             return 0
         await faults.reach("replay.repaired")
         if (await repair.plan(letter)).left:
@@ -196,10 +210,21 @@ async def build(settings: Settings, rooms: Rooms) -> list[Worker]:
     workers: list[Worker] = []
     for room in rooms.names:
         postgres = await rooms.postgres(room)
-        workers.append(Replayer(room, postgres, parking_repairs(postgres)))
+        workers.append(Replayer(room, postgres, await _repairs(settings, rooms, room)))
         if rooms.has_broker:
             parked = await rooms.parking(room)
             workers.append(Drain(room, RELAY, parked, publishing(await rooms.broker())))
             for subscription in await consumer.subscriptions(rooms, room):
                 workers.append(Drain(room, subscription.consumer, parked, handling(subscription)))
     return workers
+
+
+async def _repairs(settings: Settings, rooms: Rooms, room: str) -> Mapping[str, Repair]:
+    postgres = await rooms.postgres(room)
+    if room == "inventory":
+        return inventory_repairs.repairs(postgres)
+    if room == "invoice":
+        identity = ServiceIdentity("workers", secrets.load(settings.secrets_dir))
+        port = rooms.closed_at_end(InventoryPort(Channel(settings.inventory_address, identity, "the inventory")))
+        return invoice_repairs.repairs(postgres, port)
+    return parking_repairs(postgres)

@@ -7,6 +7,7 @@ from invochain.chassis.channel import Channel
 from invochain.chassis.postgres import Postgres
 from invochain.chassis.settings import Settings
 from invochain.chassis.tokens import ServiceIdentity
+from invochain.invoice.give_up import Tries
 from invochain.invoice.inventory_port import InventoryPort
 from invochain.invoice.resolve_sagas import resolve
 from invochain.workers import Worker
@@ -27,6 +28,7 @@ class Resolver:
         self.name = f"resolver-{partition}"
         self._postgres, self._inventory, self._partition = postgres, inventory, partition
         self._abort_after_ms = abort_after_ms
+        self._tries = Tries()
 
     async def run_once(self) -> int:
         found = await resolve(
@@ -35,6 +37,7 @@ class Resolver:
             partition=self._partition,
             partitions=PARTITIONS,
             abort_after_ms=self._abort_after_ms,
+            tries=self._tries,
         )
         # What was left is young: it is looked at again after the pause, not at once.
         return 0 if found.left else found.confirmed + found.released
