@@ -20,6 +20,8 @@ from invochain.errors import BulkheadFull, Code, DependencyDown, Refusal, Retry
 
 # How long a handler waits for a connection before it is told that the pool is full (PROTOCOL 13).
 POOL_WAIT_S = 0.2
+# The least a handler waits, where others have waited in vain for that long already.
+POOL_WAIT_LEAST_S = 0.02
 WARM_CONNECTIONS = 4
 LOCK_TIMEOUT_MS = 1_000
 STATEMENT_TIMEOUT_MS = 2_000
@@ -101,6 +103,9 @@ class Postgres:
 
     def __init__(self, pool: asyncpg.Pool, name: str) -> None:
         self._pool, self._name = pool, name
+        self._in_use = 0
+        # When the last connection that was free was taken; None: one is free.
+        self._full_since: float | None = None
         self._active = PG_CONNECTIONS_ACTIVE.labels(pool=name)
 
     @classmethod
@@ -144,8 +149,20 @@ class Postgres:
         except TimeoutError:
             self._pool.terminate()
 
+    def insist(self) -> None:
+        """Refuses, BulkheadFull, where asking for a connection now would be in vain: work that has effects elsewhere
+        before it needs one is better not begun."""
+        if self._full_for() > POOL_WAIT_S:
+            raise BulkheadFull(f"a connection to the {self._name} database")
+
+    def _full_for(self) -> float:
+        """Seconds since when no connection was given back, all being in use."""
+        return 0.0 if self._full_since is None else clock.monotonic() - self._full_since
+
     @asynccontextmanager
     async def _connection(self, wait_s: float) -> AsyncIterator[asyncpg.Connection]:
+        # A batch waits behind the batch before it, and both may not wait their 0.2 s one after the other.
+        wait_s = max(wait_s - self._full_for(), POOL_WAIT_LEAST_S)
         try:
             connection = await self._pool.acquire(timeout=wait_s)
         except TimeoutError:
@@ -155,10 +172,15 @@ class Postgres:
         except asyncpg.TooManyConnectionsError as full:
             raise BulkheadFull(f"a connection to the {self._name} database") from full
         self._active.inc()
+        self._in_use += 1
+        if self._in_use >= self._pool.get_max_size():
+            self._full_since = clock.monotonic()
         try:
             yield connection
         finally:
             self._active.dec()
+            self._in_use -= 1
+            self._full_since = None
             await asyncio.shield(self._give_back(connection))
 
     async def _give_back(self, connection: asyncpg.Connection) -> None:

@@ -38,11 +38,14 @@ class Settings(BaseSettings):
     metrics_port: int = 0
     # Share the port with other processes of this service (SO_REUSEPORT); `serve --workers N` sets it for its own.
     reuse_port: bool = False
+    # How many processes serve this room; `serve --workers N` says it to its own, so that their pools are added up.
+    processes: int = Field(1, ge=1)
 
     # Folder of keys: token signing, service identities, MACs (chassis/secrets.py).
     secrets_dir: Path = Path("var/secrets")
 
-    # Connections: handlers of a process; background loops (resolver, relay) have their own.
+    # Connections of a process: its handlers; of the workers' process, each kind of loop. What is too small for the
+    # batches, or more than the database grants, is refused at the start (chassis/pools.py).
     pool_size: int = Field(8, ge=2, le=200)
     background_pool_size: int = Field(3, ge=2, le=50)
 

@@ -6,7 +6,7 @@ import asyncio
 
 import asyncpg
 
-from invochain.chassis import secrets
+from invochain.chassis import pools, secrets
 from invochain.chassis.key_set import KeySet, MerchantKeys
 from invochain.chassis.pages import Pages
 from invochain.chassis.postgres import Postgres, Sql
@@ -30,6 +30,7 @@ async def start(settings: Settings) -> Running:
     """The room, ready to be served. Refuses to start without its database URL and secrets."""
     keys = secrets.load(settings.secrets_dir)
     postgres = await Postgres.connect(settings.database_url("inventory"), name="inventory", size=settings.pool_size)
+    await pools.insist(settings, "inventory", postgres, connections(settings.batch_slots))
     await warm(postgres, settings.pool_size)
     reserving, settling = Reserving(postgres, settings), Settling(postgres, settings)
     merchant_keys = MerchantKeys(settings.merchant_address)
@@ -46,6 +47,11 @@ async def start(settings: Settings) -> Running:
         authenticator=Authenticator(keys, KeySet(merchant_keys)),
         closers=[stop_sampling, reserving.drain, settling.drain, merchant_keys.close, postgres.close],
     )
+
+
+def connections(batch_slots: int) -> dict[str, int]:
+    """What may use a connection at once, and for long."""
+    return {"reservations": batch_slots + 1, "confirms and releases": 2, "a lane": 1, "reads and commands": 1}
 
 
 async def warm(postgres: Postgres, size: int) -> None:

@@ -142,6 +142,8 @@ async def reserve(room: InvoiceRoom, work: Work, at: list[int]) -> list[int]:
     request = work.drafts.reserve_request(with_stock, [work.attempt[p] for p in with_stock])
     time_left = max(work.calls[p].remaining() for p in with_stock)
     try:
+        # A hold that cannot be decided would wait for the resolver.
+        room.postgres.insist()
         refusals = await room.inventory.reserve(
             request, items=len(with_stock), time_left_s=time_left, trace=work.calls[with_stock[0]].trace
         )
@@ -217,9 +219,11 @@ def to_lanes(room: InvoiceRoom, work: Work, busy: Mapping[SeriesKey, list[int]])
 async def run_lane(room: InvoiceRoom, key: SeriesKey) -> None:
     """Decides what waits for a series, batch after batch, until nothing waits."""
     try:
-        while waiting := room.lanes[key]:
-            room.lanes[key] = waiting[LANE_ITEMS_MAX:]
-            await _one_lane_batch(room, waiting[:LANE_ITEMS_MAX])
+        while room.lanes[key]:
+            async with room.lane_turns:
+                waiting = room.lanes[key]
+                room.lanes[key] = waiting[LANE_ITEMS_MAX:]
+                await _one_lane_batch(room, waiting[:LANE_ITEMS_MAX])
     finally:
         # Empty, unless a defect ended the lane: nobody may wait for it then, nor find his key under way for ever.
         left = [one.call for one in room.lanes.pop(key)]

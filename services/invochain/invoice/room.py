@@ -50,6 +50,8 @@ class InvoiceRoom:
     series: set[SeriesKey] = field(default_factory=set)
     # What waits for a busy series; it has one batch in flight, and the next one takes all that wait (PROTOCOL 9).
     lanes: dict[SeriesKey, list[Waiting]] = field(default_factory=dict)
+    # A lane that waits for its row holds a connection: so many may do so at once.
+    lane_turns: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(1))
     _tasks: set[asyncio.Task[None]] = field(default_factory=set)
 
     def spawn(self, work: Coroutine[Any, Any, None]) -> None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from invochain.chassis import secrets
+import asyncio
+
+from invochain.chassis import pools, secrets
 from invochain.chassis.batch import TASK_LIFE_S
 from invochain.chassis.channel import Channel
 from invochain.chassis.key_set import KeySet, MerchantKeys
@@ -30,6 +32,7 @@ async def start(settings: Settings) -> Running:
     keys = secrets.load(settings.secrets_dir)
     identity = ServiceIdentity("invoice", keys)
     postgres = await Postgres.connect(settings.database_url("invoice"), name="invoice", size=settings.pool_size)
+    await pools.insist(settings, "invoice", postgres, connections(settings.batch_slots))
     async with postgres.reading() as tx:
         epoch = await tx.fetchval(EPOCH)
     reader = await Reader.open(
@@ -54,6 +57,7 @@ async def start(settings: Settings) -> Running:
         audit_key=keys.audit_mac_key,
         pages=Pages(keys.page_token_key),
         task_life_s=min(TASK_LIFE_S, settings.task_life_s),
+        lane_turns=asyncio.Semaphore(lanes_at_once(settings)),
     )
     servicer = InvoiceServicer(room, settings)
     operators = OperatorServicer("invoice", postgres, room.pages, repairs(postgres, inventory))
@@ -68,6 +72,22 @@ async def start(settings: Settings) -> Running:
     if redis is not None:
         closers.append(redis.close)
     return Running([servicer, operators], Authenticator(keys, KeySet(merchant_keys)), closers)
+
+
+def connections(batch_slots: int) -> dict[str, int]:
+    """What may use a connection at once, and for long."""
+    return {
+        "creations": batch_slots,
+        "actions": batch_slots,
+        "a lane": 1,
+        "reads and what waits for another service": 2,
+    }
+
+
+def lanes_at_once(settings: Settings) -> int:
+    """Connections that may wait for a busy series: what batches and reads leave, four at most."""
+    others = sum(connections(settings.batch_slots).values()) - 1
+    return min(4, settings.pool_size - others)
 
 
 # A failover or a restore changes it, and with it every cache key (PROTOCOL 7).

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from invochain.chassis import secrets
+from invochain.chassis import pools, secrets
 from invochain.chassis.key_set import KeySet
 from invochain.chassis.pages import Pages
 from invochain.chassis.postgres import Postgres
@@ -28,6 +28,7 @@ async def start(settings: Settings, own: MerchantSettings | None = None) -> Runn
     keys = TokenKeys(made)
     passwords = Passwords(own)
     postgres = await Postgres.connect(settings.database_url("merchant"), name="merchant", size=settings.pool_size)
+    await pools.insist(settings, "merchant", postgres, {"commands": 1, "reads": 1})
     servicer = MerchantServicer(postgres, passwords, SlowDown(own), keys)
     operators = OperatorServicer("merchant", postgres, Pages(made.page_token_key), parking_repairs(postgres))
     # Our own keys are verified by the same door as everybody's: fetched from ourselves.

@@ -83,6 +83,7 @@ async def serve(room: str, count: int, settings: Settings) -> None:
             **os.environ,
             "PROMETHEUS_MULTIPROC_DIR": temporary,
             "INVOCHAIN_REUSE_PORT": "1",
+            "INVOCHAIN_PROCESSES": str(count),
             f"INVOCHAIN_{room.upper()}_ADDRESS": address,
         }
         siblings = [

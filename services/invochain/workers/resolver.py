@@ -49,5 +49,6 @@ async def build(settings: Settings, rooms: Rooms) -> list[Worker]:
         return []
     identity = ServiceIdentity("workers", secrets.load(settings.secrets_dir))
     port = rooms.closed_at_end(InventoryPort(Channel(settings.inventory_address, identity, "the inventory")))
-    postgres = await rooms.postgres("invoice")
+    # A pool of its own: neither handlers nor other loops can keep it from its work.
+    postgres = await rooms.postgres("invoice", "resolver")
     return [Resolver(postgres, port, partition, settings.abort_after_ms) for partition in range(PARTITIONS)]
