@@ -17,4 +17,4 @@ else
   echo "rust: no clippy here, lints not checked (rustup component add clippy)"
 fi
 # The binding is a Python module and has no tests of its own; pytest runs it.
-cargo test --quiet --locked --package invochain-core
+cargo test --quiet --locked --package invochain-core --package invochain-transport

@@ -1,5 +1,8 @@
 """The Rust core as Python sees it. Ids and hashes are `bytes` of 16 and 32."""
 
+from collections.abc import Sequence
+from typing import Any
+
 FINGERPRINT_VERSION: int
 
 # ---- identity (core-rs/core/src/identity.rs; PROTOCOL section 2)
@@ -271,3 +274,49 @@ def normal_sku(text: str) -> str | None: ...
 
 # Whether a unit quantity code is in the table in force (RULES G32).
 def known_unit(code: str) -> bool: ...
+
+class Transport:
+    """A gRPC server over HTTP/2 (tonic, hyper, rustls) on a thread of its own that never takes the interpreter's lock.
+
+    `methods`: (path, "unary" | "collects" | "stream"); a call names its method by the position. `read`: the text
+    metadata that calls bring along. `limits`: message_bytes_max, response_bytes_max, metadata_bytes_max, streams_max,
+    request_within_s, connection_age_s, connection_grace_s. `tls`: certificates, key and client authorities, all PEM.
+    Raises OSError (cannot listen, TLS files do not read), ValueError (arguments).
+    """
+
+    def __init__(
+        self,
+        address: str,
+        methods: list[tuple[str, str]],
+        read: Sequence[str],
+        limits: dict[str, float],
+        *,
+        reuse_port: bool,
+        tls: tuple[bytes, bytes, bytes | None] | None = None,
+    ) -> None: ...
+    @property
+    def port(self) -> int: ...
+    def fileno(self) -> int:
+        """Readable when `take` would give something."""
+    def take(self) -> list[tuple[Any, ...]]:
+        """All that has happened, in order:
+
+        (0, id, method, metadata, peer, remaining_us or None, body)  a call; of a stream, its beginning
+        (1, id, body)  a stream's message        (2, id)  its last has come       (3, id)  it has room again
+        (4, id)  a collected call's time is over (5, id)  the caller has gone     (6, 0)   drained
+        """
+    def answer(self, answers: Sequence[tuple[int, Sequence[tuple[str, str]], bytes]]) -> None:
+        """Answers requests: id, initial metadata, message. Callers that have gone are passed over."""
+    def refuse(self, id: int, code: int, message: str, details: bytes, trailing: Sequence[tuple[str, str]]) -> None:
+        """Ends a call with a status; `details` is a google.rpc.Status."""
+    def open_stream(self, id: int, initial: Sequence[tuple[str, str]]) -> None: ...
+    def send(self, id: int, message: bytes) -> bool:
+        """Sends a stream's message; False: no other before it has room (3) or is gone (5)."""
+    def consumed(self, id: int, size: int) -> None:
+        """A message of so many bytes is used up; others may come."""
+    def end_stream(self, id: int) -> None:
+        """Ends a stream with OK."""
+    def drain(self, within_s: float) -> None:
+        """Closes the port; connections finish what is under way and are cut after that time. Then (6, 0)."""
+    def close(self) -> None:
+        """Ends everything; returns when the thread has ended."""

@@ -30,6 +30,7 @@ from invochain.api.invoice.v1.invoice_service_pb2_grpc import InvoiceServiceStub
 from invochain.api.merchant.v1.merchant_service_pb2_grpc import MerchantServiceStub
 from invochain.chassis import secrets
 from invochain.chassis.settings import Settings
+from invochain.chassis.settings import settings as process_settings
 from invochain.supervisor import unit
 from invochain.supervisor.ports import LOOPBACK, free_port
 from invochain.supervisor.process import Process
@@ -208,6 +209,8 @@ async def open_processes(
             if name in ports
         },
         "INVOCHAIN_REDIS_URL": valkey.url,
+        # The whole suite runs on either transport.
+        "INVOCHAIN_TRANSPORT": process_settings().transport,
         "INVOCHAIN_SECRETS_DIR": str(folder / "secrets"),
         # What a password hash costs is not what these tests are about, nor how many calls an address may make.
         "INVOCHAIN_PASSWORD_MEMORY_KIB": "64",

@@ -10,6 +10,7 @@ mod invoice;
 mod party;
 mod results;
 mod stock;
+mod transport;
 
 #[pymodule]
 fn _core(m: &Bound<'_, PyModule>) -> PyResult<()> {
@@ -23,5 +24,6 @@ fn _core(m: &Bound<'_, PyModule>) -> PyResult<()> {
     party::register(m)?;
     results::register(m)?;
     stock::register(m)?;
+    transport::register(m)?;
     Ok(())
 }

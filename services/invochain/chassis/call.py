@@ -82,7 +82,12 @@ class Call:
         """Refuses the call; a call that was answered before stays as it is."""
         if not self.answer.done():
             self.replayed = replayed
-            self.answer.set_exception(refusal)
+        self.fail(refusal)
+
+    def fail(self, error: Exception) -> None:
+        """Ends the call with a refusal, or with an error that nobody expected; as above."""
+        if not self.answer.done():
+            self.answer.set_exception(error)
             # Whoever asked may have gone: an unread refusal is no defect.
             self.answer.exception()
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Protocol
 
 # Bytes of one message: from a caller; to a caller.
@@ -14,6 +15,15 @@ STREAMS_MAX = 1_000
 # Connections are aged out, so that load spreads over processes that came later; calls under way then have the grace.
 CONNECTION_AGE_S = 600
 CONNECTION_GRACE_S = 30
+
+
+@dataclass(frozen=True, slots=True)
+class Tls:
+    """PEM: the server's certificates and key, and the authorities of its callers' certificates, if they need any."""
+
+    certificates: bytes
+    key: bytes
+    client_authorities: bytes | None = None
 
 
 class Door(Protocol):

@@ -1,13 +1,13 @@
 """What is done for every call, whatever transport brought it.
 
 Trace, who is calling, the key's grammar, deadline, refusal -> status, one log line, metrics. A transport
-(grpcio_door.py) says what came in as `Incoming`, and sends out the `Outcome`; nothing else of a call is its business.
+(grpcio_door.py, tonic_door.py) says what came in as `Incoming`, and sends out the `Outcome`; nothing else is its own.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import aclosing
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -32,7 +32,7 @@ from invochain.errors import (
 )
 
 WAIT_MS_MAX = 2_000
-Metadata = tuple[tuple[str, str | bytes], ...]
+Metadata = tuple[tuple[str, str], ...]
 # Metadata that are read here; a transport need not bring others.
 READ = (
     "authorization",
@@ -49,6 +49,9 @@ READ = (
 
 class Authenticator(Protocol):
     """Verifies tokens (chassis/tokens.py)."""
+
+    def known(self, bearer: str) -> Principal | None:
+        """Whom a token stands for that was verified before; None: `user` has to look."""
 
     async def user(self, bearer: str) -> Principal: ...
 
@@ -70,7 +73,7 @@ class Incoming:
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """How a call ended: with `body`, or with a status that is not OK."""
+    """How a call ended: with `body`, or with a status that is not OK, which goes into `grpc-status-details-bin` too."""
 
     initial: Metadata = ()
     body: bytes = b""
@@ -122,6 +125,33 @@ class Handler:
             trace.current.reset(here)
             method.seconds.observe(clock.monotonic() - call.arrived)
 
+    def collect(self, method: Method, came: Incoming, told: Callable[[Outcome], None]) -> Call | None:
+        """A collecting method without a task of its own: `told` gets the outcome, later.
+
+        None: nothing is done, for whose token it is must be looked up first; `unary` serves it.
+        """
+        call = _call(method, came)
+        here = trace.current.set(call.trace)
+
+        def answered(answer: asyncio.Future[bytes]) -> None:
+            method.seconds.observe(clock.monotonic() - call.arrived)
+            error = answer.exception()
+            told(self._ended(method, call, error) if error else self._answered(method, call, answer.result()))
+
+        call.answer.add_done_callback(answered)
+        try:
+            principal = self._known(method, came.metadata)
+            if principal is None:
+                return None
+            call.principal = principal
+            self._check(method, call, came.metadata)
+            method.function(call)
+        except Exception as error:  # noqa: BLE001 - judged in `answered`
+            call.fail(error)
+        finally:
+            trace.current.reset(here)
+        return call
+
     async def stream(self, method: Method, came: Incoming, line: Line) -> Outcome:
         """Messages both ways. The answers have gone by `line` when it returns. Raises CancelledError only."""
         call = _call(method, came)
@@ -149,7 +179,12 @@ class Handler:
 
     async def _admit(self, method: Method, call: Call, metadata: Mapping[str, str]) -> None:
         """Who is calling, with which key, in time."""
-        call.principal = await self._who(method, metadata)
+        call.principal = self._known(method, metadata) or await self._who(method, metadata)
+        self._check(method, call, metadata)
+
+    def _check(self, method: Method, call: Call, metadata: Mapping[str, str]) -> None:
+        if method.wants.roles and not call.principal.service:
+            call.principal.needs_role(*method.wants.roles)
         _check_key(call, method, metadata)
         if call.remaining() <= 0:
             EXPIRED.labels(where=method.name).inc()
@@ -157,10 +192,18 @@ class Handler:
         if method.wants.stream and self._stopping:
             raise ShuttingDown()
 
-    async def _who(self, method: Method, metadata: Mapping[str, str]) -> Principal:
+    def _known(self, method: Method, metadata: Mapping[str, str]) -> Principal | None:
+        """Who is calling, where that needs no waiting."""
         wants = method.wants
         if wants.public or self._authenticator is None:
             return ANONYMOUS
+        if wants.services or wants.services_too:
+            return None
+        return self._authenticator.known(metadata.get("authorization", ""))
+
+    async def _who(self, method: Method, metadata: Mapping[str, str]) -> Principal:
+        wants = method.wants
+        assert self._authenticator is not None
         if (wants.services or wants.services_too) and (token := metadata.get("x-invochain-service-token")):
             principal = await self._authenticator.service(token)
             if wants.services and wants.services != ("*",):
@@ -168,10 +211,7 @@ class Handler:
             return principal
         if wants.services:
             ANONYMOUS.needs_service("this method")
-        principal = await self._authenticator.user(metadata.get("authorization", ""))
-        if wants.roles:
-            principal.needs_role(*wants.roles)
-        return principal
+        return await self._authenticator.user(metadata.get("authorization", ""))
 
     def _answered(self, method: Method, call: Call, body: bytes) -> Outcome:
         method.ok.inc()
@@ -195,10 +235,7 @@ class Handler:
         code = Code(status.code).name
         RPC_TOTAL.labels(method=method.name, code=code).inc()
         self._say(method, call, code, error.reason)
-        trailing: Metadata = (
-            ("grpc-status-details-bin", status.SerializeToString()),
-            ("x-request-id", call.request_id),
-        )
+        trailing: Metadata = (("x-request-id", call.request_id),)
         if call.replayed:
             trailing += (("x-idempotent-replayed", "true"),)
         return Outcome(status=status, trailing=trailing)

@@ -55,6 +55,10 @@ class KeySet:
         self._fetching: asyncio.Task[None] | None = None
         self._log = log("chassis")
 
+    def known(self, kid: str) -> ECKey | None:
+        """The key of that id where the set is young enough to say so without asking the source."""
+        return self._keys.get(kid) if clock.monotonic() - self._good <= REFRESH_AFTER_S else None
+
     async def get(self, kid: str) -> ECKey | None:
         """The key of that id, or None if it is not (or no longer) one of ours.
 

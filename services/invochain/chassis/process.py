@@ -14,7 +14,7 @@ from typing import Any
 import uvloop
 
 from invochain.chassis import faults
-from invochain.chassis.server import Authenticator, Server
+from invochain.chassis.server import Authenticator, Server, tls_of
 from invochain.chassis.settings import Settings, settings
 from invochain.chassis.telemetry import configure_logging, log, serve_metrics
 
@@ -41,7 +41,9 @@ async def serve(name: str, start: Callable[[Settings], Awaitable[Running]], addr
     stop = stop_signal()
     running = await start(config)
     reflection_on = config.reflection and config.environment != "production"
-    server = Server(name, running.authenticator, reflection_on=reflection_on, reuse_port=config.reuse_port)
+    server = Server(
+        name, running.authenticator, reflection_on=reflection_on, reuse_port=config.reuse_port, tls=tls_of(config)
+    )
     for servicer in running.servicers:
         server.add(servicer)
     spare_the_collector()

@@ -9,27 +9,49 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from invochain.chassis.door import Door
+from invochain.chassis.door import Door, Tls
 from invochain.chassis.grpcio_door import GrpcioDoor
 from invochain.chassis.handler import Authenticator, Handler
 from invochain.chassis.health import Health
 from invochain.chassis.reflection import NAMES as REFLECTION
 from invochain.chassis.reflection import Reflection
 from invochain.chassis.rpc import HANDLER_BUDGET_S, KEY_GRAMMAR, methods, rpc
+from invochain.chassis.settings import Settings, Transport, settings
+from invochain.chassis.tonic_door import TonicDoor
 
 __all__ = ["HANDLER_BUDGET_S", "KEY_GRAMMAR", "Authenticator", "Server", "rpc"]
 
 DRAIN_S = 15.0
 
 
+def tls_of(config: Settings) -> Tls | None:
+    """The certificates that the settings name. Raises OSError: a file cannot be read."""
+    if config.tls_cert_file is None or config.tls_key_file is None:
+        return None
+    authorities = config.tls_client_ca_file
+    return Tls(
+        config.tls_cert_file.read_bytes(),
+        config.tls_key_file.read_bytes(),
+        authorities.read_bytes() if authorities else None,
+    )
+
+
 class Server:
     """The servicers of a process, served."""
 
     def __init__(
-        self, name: str, authenticator: Authenticator | None, *, reflection_on: bool = True, reuse_port: bool = False
+        self,
+        name: str,
+        authenticator: Authenticator | None,
+        *,
+        reflection_on: bool = True,
+        reuse_port: bool = False,
+        transport: Transport | None = None,
+        tls: Tls | None = None,
     ) -> None:
         self._handler = Handler(name, authenticator)
         self._reflection_on, self._reuse_port = reflection_on, reuse_port
+        self._transport, self._tls = transport or settings().transport, tls
         self._health = Health()
         self._servicers: list[Any] = []
         self._door: Door | None = None
@@ -45,7 +67,8 @@ class Server:
             names = (*self._names(), Health.service, REFLECTION[0])
             served += [Reflection(name, names) for name in REFLECTION]
         served_methods = [method for servicer in served for method in methods(servicer)]
-        self._door = GrpcioDoor(self._handler, served_methods, reuse_port=self._reuse_port)
+        kind = GrpcioDoor if self._transport == "grpcio" else TonicDoor
+        self._door = kind(self._handler, served_methods, reuse_port=self._reuse_port, tls=self._tls)
         port = await self._door.start(address)
         self.ready(True)
         return port

@@ -4,12 +4,16 @@ from __future__ import annotations
 
 from functools import lru_cache
 from pathlib import Path
+from typing import Literal
 
 from pydantic import Field, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 # T_abort of PROTOCOL 8.
 ABORT_AFTER_MS_FLOOR = 30_000
+
+
+Transport = Literal["grpcio", "tonic"]
 
 
 class Settings(BaseSettings):
@@ -36,6 +40,13 @@ class Settings(BaseSettings):
     gateway_address: str = "127.0.0.1:8080"
     # Prometheus endpoint of this process; 0 = a free port, said in the log.
     metrics_port: int = 0
+    # Who does HTTP/2: grpcio, or tonic in the Rust core. The contract is the same (chassis/README.md).
+    transport: Transport = "grpcio"
+    # TLS for whoever calls the services: certificates and key of this process in PEM; with client_ca_file, callers
+    # need a certificate of that authority. None: plain text, for one machine or a mesh that encrypts by itself.
+    tls_cert_file: Path | None = None
+    tls_key_file: Path | None = None
+    tls_client_ca_file: Path | None = None
     # Share the port with other processes of this service (SO_REUSEPORT); `serve --workers N` sets it for its own.
     reuse_port: bool = False
     # How many processes serve this room; `serve --workers N` says it to its own, so that their pools are added up.
@@ -83,6 +94,15 @@ class Settings(BaseSettings):
         if self.environment == "production" and self.abort_after_ms < ABORT_AFTER_MS_FLOOR:
             raise ValueError(
                 f"INVOCHAIN_ABORT_AFTER_MS is {self.abort_after_ms}; production wants {ABORT_AFTER_MS_FLOOR} or more"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _tls_is_whole(self) -> Settings:
+        if bool(self.tls_cert_file) != bool(self.tls_key_file) or (self.tls_client_ca_file and not self.tls_cert_file):
+            raise ValueError(
+                "TLS wants INVOCHAIN_TLS_CERT_FILE and INVOCHAIN_TLS_KEY_FILE, both or none; "
+                "INVOCHAIN_TLS_CLIENT_CA_FILE only with them"
             )
         return self
 
