@@ -2,9 +2,11 @@
 //!
 //! `cargo bench -p invochain-core --bench engine` prints nanoseconds a document: the fastest of many rounds, which is
 //! what the code costs when nothing disturbs it, and the median. `... -- --count STAGE LINES` runs one stage 1,000 times
-//! for `valgrind --tool=callgrind --toggle-collect='*collected*'` (benchmarks/gst/instructions.py).
+//! for `valgrind --tool=callgrind --toggle-collect='*collected*'` (benchmarks/gst/instructions.py). `... -- --serve FILE`
+//! runs a stage over the requests of a file each time it is asked, beside other contenders (benchmarks/gst/compare.py).
 
 use std::hint::black_box;
+use std::io::BufRead;
 use std::time::Instant;
 
 use invochain_core::contract::{
@@ -89,13 +91,13 @@ const STAGES: [(&str, Stage); 4] = [
 ];
 
 struct Bench {
-    raw: Vec<u8>,
+    raws: Vec<Vec<u8>>,
     context: Context<'static>,
     computed: Computed,
 }
 
 impl Bench {
-    fn new(lines: usize) -> Bench {
+    fn of(raws: Vec<Vec<u8>>) -> Bench {
         let context = Context {
             mode: Mode::Strict,
             today: Date::new(2026, 11, 22),
@@ -104,29 +106,32 @@ impl Bench {
             number_by_server: true,
         };
         Bench {
-            raw: request(lines),
+            raws,
             context,
             computed: Computed::default(),
         }
     }
 
-    /// One stage, `times` over. Only this function is counted by callgrind.
+    /// One stage over every request, `times` over. Only this function is counted by callgrind.
     #[inline(never)]
     fn collected(&mut self, stage: Stage, times: u32) {
-        let raw = self.raw.clone();
+        let raws = std::mem::take(&mut self.raws);
+        let each = || (0..times).flat_map(|_| &raws).map(black_box);
         match stage {
             Stage::Read => {
-                for _ in 0..times {
+                for raw in each() {
                     let mut request = CreateInvoiceRequest::default();
-                    black_box(read(black_box(&raw), &mut request).expect("a request"));
+                    black_box(read(raw, &mut request).expect("a request"));
                     black_box(&request);
                 }
             }
             Stage::Check => {
-                let request = CreateInvoiceRequest::decode(&raw).expect("a request");
-                let document = document_of(request.invoice.as_ref().expect("an invoice"));
-                for _ in 0..times {
-                    self.check(black_box(&document));
+                for raw in &raws {
+                    let request = CreateInvoiceRequest::decode(raw).expect("a request");
+                    let document = document_of(request.invoice.as_ref().expect("an invoice"));
+                    for _ in 0..times {
+                        self.check(black_box(&document));
+                    }
                 }
             }
             Stage::Draft => {
@@ -143,18 +148,19 @@ impl Bench {
                     tables: Tables::builtin(),
                     seller: &seller,
                 };
-                for _ in 0..times {
-                    black_box(draft(black_box(&raw), &asked, |_| Known::No).expect("lawful"));
+                for raw in each() {
+                    black_box(draft(raw, &asked, |_| Known::No).expect("lawful"));
                 }
             }
             Stage::All => {
-                for _ in 0..times {
+                for raw in each() {
                     let mut request = CreateInvoiceRequest::default();
-                    black_box(read(black_box(&raw), &mut request).expect("a request"));
+                    black_box(read(raw, &mut request).expect("a request"));
                     self.check(&document_of(request.invoice.as_ref().expect("an invoice")));
                 }
             }
         }
+        self.raws = raws;
     }
 
     fn check(&mut self, document: &invochain_core::gst::Document<'_>) {
@@ -177,16 +183,44 @@ impl Bench {
     }
 }
 
+/// Each request of the file stands behind its length in four bytes, little endian.
+fn requests(file: &str) -> Vec<Vec<u8>> {
+    let bytes = std::fs::read(file).expect("a readable file");
+    let (mut rest, mut out) = (bytes.as_slice(), Vec::new());
+    while let Some((length, after)) = rest.split_first_chunk::<4>() {
+        let (request, next) = after.split_at(u32::from_le_bytes(*length) as usize);
+        out.push(request.to_vec());
+        rest = next;
+    }
+    out
+}
+
+/// For each line on standard input, a stage: runs it once over every request and says so.
+fn serve(file: &str) {
+    let mut bench = Bench::of(requests(file));
+    for line in std::io::stdin().lock().lines() {
+        let stage = stage_named(&line.expect("a line"));
+        bench.collected(stage, 1);
+        println!("done");
+    }
+}
+
+fn stage_named(name: &str) -> Stage {
+    let named = STAGES.iter().find(|(known, _)| *known == name);
+    named.expect("read, check, all or draft").1
+}
+
 fn main() {
     let arguments: Vec<String> = std::env::args().collect();
     if let Some(at) = arguments.iter().position(|argument| argument == "--count") {
-        let stage = STAGES
-            .iter()
-            .find(|(name, _)| *name == arguments[at + 1])
-            .expect("read, check, all or draft")
-            .1;
-        let mut bench = Bench::new(arguments[at + 2].parse().expect("a number of lines"));
+        let stage = stage_named(&arguments[at + 1]);
+        let lines = arguments[at + 2].parse().expect("a number of lines");
+        let mut bench = Bench::of(vec![request(lines)]);
         bench.collected(stage, COUNTED);
+        return;
+    }
+    if let Some(at) = arguments.iter().position(|argument| argument == "--serve") {
+        serve(&arguments[at + 1]);
         return;
     }
     println!(
@@ -194,7 +228,7 @@ fn main() {
         "stage", "lines", "fastest", "median"
     );
     for lines in [1, 10, 100] {
-        let mut bench = Bench::new(lines);
+        let mut bench = Bench::of(vec![request(lines)]);
         for (name, stage) in STAGES {
             let (fastest, median) = bench.measure(stage);
             println!("{name:8} {lines:>6} {fastest:>12} {median:>12}");
