@@ -124,7 +124,12 @@ func (b *backend) Invoke(ctx context.Context, method string, request, answer any
 	connection := s.connection.Load()
 	late := time.AfterFunc(suspectAfter, func() { b.suspect(s, connection) })
 	defer late.Stop()
-	return connection.Invoke(ctx, method, request, answer, options...)
+	err := connection.Invoke(ctx, method, request, answer, options...)
+	if told := status.Convert(err); told.Code() == codes.Canceled && len(told.Details()) == 0 && ctx.Err() == nil {
+		// Made by gRPC, and it was not the client that hung up, but a service or connection that ended: outcome unknown.
+		return status.Error(codes.Unavailable, "the call was ended under way")
+	}
+	return err
 }
 
 // suspect looks whether a connection on which a call waits for its answer still carries anything, and replaces it if

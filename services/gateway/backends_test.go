@@ -8,6 +8,8 @@ import (
 	"testing"
 	"time"
 
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
 	"google.golang.org/protobuf/proto"
 )
 
@@ -109,4 +111,12 @@ func TestAServiceThatIsSlowButAnswersKeepsItsConnection(t *testing.T) {
 	p.mutex.Lock()
 	defer p.mutex.Unlock()
 	expect(t, "the number of connections", len(p.silent), 1)
+}
+
+func TestACallThatTheServiceEndedIsNotToldToBeTheClientsDoing(t *testing.T) {
+	s := startServices(t, func(call) (proto.Message, error) { return nil, status.Error(codes.Canceled, "") })
+	f := serve(t, s)
+	a := f.ask(t, "GET", "/v1/invoices/"+aKey, "", "Authorization", "Bearer a")
+	expect(t, "the status", a.status, http.StatusServiceUnavailable)
+	expect(t, "retryable", a.problem(t).Retryable, true)
 }

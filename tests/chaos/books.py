@@ -43,6 +43,13 @@ SELECT prefix FROM number_series WHERE merchant_id = $1::text::uuid AND last_giv
   SELECT count(*) FROM invoice WHERE invoice.merchant_id = number_series.merchant_id
     AND starts_with(invoice.number_key, number_series.prefix))
 """
+# Each event of an invoice once, where it came first. The seventh header is ce_sequence (workers/relay.py).
+FIRST_PUBLISHED = """
+SELECT invoice_id, array_agg(sequence ORDER BY log_offset) AS sequences FROM (
+  SELECT convert_from(key, 'UTF8') AS invoice_id, (headers -> 6 ->> 1)::int AS sequence, min(log_offset) AS log_offset
+  FROM log_record WHERE topic = 'invoice.events' GROUP BY 1, 2) AS event
+GROUP BY invoice_id
+"""
 # Of all merchants: the oldest hold that still waits for a decision.
 PENDING = """
 SELECT count(*) AS holds FROM reservation
@@ -122,6 +129,31 @@ async def moves_untrue(market: Market, seller: Trader, told: Mapping[str, set[st
         f"{row['invoice_id']} is {row['state']}, told {sorted(told.get(str(row['invoice_id']), ()))}"
         for row in rows
         if {row["state"]} != (told.get(str(row["invoice_id"])) or {"ISSUED"})
+    ]
+
+
+async def backlog(market: Market) -> int:
+    """The newest unpublished event of the invoice service: all up to it are the backlog of this moment."""
+    (row,) = await market.sql("invoice", "SELECT coalesce(max(seq), 0)::bigint AS newest FROM outbox")
+    return row["newest"]
+
+
+async def unpublished_up_to(market: Market, seq: int) -> int:
+    (row,) = await market.sql("invoice", "SELECT count(*) AS events FROM outbox WHERE seq <= $1", seq)
+    return row["events"]
+
+
+async def events_wrong(market: Market, seller: Trader) -> list[str]:
+    """PROTOCOL 10: of each invoice, every version was published, and none before an earlier one."""
+    versions = {
+        str(row["invoice_id"]): row["version"]
+        for row in await market.sql("invoice", INVOICES, seller.merchant.merchant_id)
+    }
+    published = {row["invoice_id"]: list(row["sequences"]) for row in await market.sql("broker", FIRST_PUBLISHED)}
+    return [
+        f"{invoice_id}: version {version}, published {published.get(invoice_id)}"
+        for invoice_id, version in versions.items()
+        if published.get(invoice_id) != list(range(1, version + 1))
     ]
 
 

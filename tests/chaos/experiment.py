@@ -66,6 +66,15 @@ class Field:
                 await self.processes.start(name)
 
     @property
+    def abort_s(self) -> float:
+        return self.market.settings.abort_after_ms / 1_000
+
+    @property
+    def undecided_s(self) -> float:
+        """PROTOCOL 6: 32 s."""
+        return self.abort_s + 2
+
+    @property
     def links(self) -> Mapping[str, Any]:
         return self.processes.links
 
@@ -195,7 +204,7 @@ class Experiment:
         client = redis.Redis.from_url(self.market.settings.redis_url)
         await client.flushall()
         await client.aclose()
-        asked, unknown = self.log.sent, dict(self.traffic.unknown)
+        asked, replayed, unknown = self.log.sent, self.traffic.replayed, dict(self.traffic.unknown)
         await self.traffic.ask_again()
         wrong = await self._wrong()
         counted = ", ".join(f"{name} {len(wrong.get(name, []))}" for name in ("duplicates", "lost", "orphans"))
@@ -203,7 +212,7 @@ class Experiment:
         told = ", ".join(f"{text} {times}" for text, times in sorted(unknown.items())) or "none"
         self.field.report.append(
             f"{self.name}: {faults}; sent {asked}, acknowledged {len(self.log.acknowledged)} and "
-            f"{len(self.traffic.moved)} moves, replays {self.traffic.replayed}, unknown ({told}); {counted}; "
+            f"{len(self.traffic.moved)} moves, replays {replayed}, unknown ({told}); {counted}; "
             f"{'; '.join(self.times) or 'no bound'}"
         )
         assert wrong == {}, f"client log: {self.log.path}"

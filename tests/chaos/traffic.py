@@ -64,8 +64,10 @@ class Traffic:
         self.replayed = 0
         # Of these, asks whose own first try had no answer.
         self.replayed_unknown = 0
-        # When each answer that says done came, by the monotonic clock; and the moves told done, by invoice.
+        # When each answer that says done came, by the monotonic clock, and how long its try took; and the moves told
+        # done, by invoice.
         self.done_at: list[float] = []
+        self.took: list[float] = []
         self.moved: dict[str, set[str]] = defaultdict(set)
 
     def start(self) -> None:
@@ -95,6 +97,11 @@ class Traffic:
         begun, there = time.monotonic(), len(self.done_at)
         await self._until(lambda: len(self.done_at) >= there + count, within_s, f"{count} more asks done")
         return time.monotonic() - begun
+
+    def p95_ms(self, since: float) -> float:
+        """The 95th percentile of the tries that were done since then; for the report, no test asserts it."""
+        took = sorted(took for at, took in zip(self.done_at, self.took, strict=True) if at >= since)
+        return 1_000 * took[len(took) * 95 // 100] if took else 0.0
 
     async def unanswered(self, count: int, within_s: float) -> None:
         """Waits until clients were told so many more times that the outcome is unknown."""
@@ -174,6 +181,7 @@ class Traffic:
         while True:
             self.log.sent += 1
             tries += 1
+            began = time.monotonic()
             answer = await ask()
             self.log.note(key, body, answer.text, final=answer.final)
             if answer.final:
@@ -181,6 +189,7 @@ class Traffic:
                 self.replayed_unknown += answer.replayed and tries > 1
                 if answer.done:
                     self.done_at.append(time.monotonic())
+                    self.took.append(self.done_at[-1] - began)
                 return answer
             self.unknown[answer.text] += 1
             # A client's back-off with jitter (PROTOCOL 13).

@@ -68,19 +68,29 @@ class Processes:
     _begin: dict[str, int] = field(default_factory=dict)
 
     async def start(self, name: str, fault: str = "") -> Process:
-        """Starts one and returns when it is ready; `fault` as INVOCHAIN_FAULT."""
+        """Starts one and returns when it is ready; `fault` as INVOCHAIN_FAULT.
+
+        `invoice#2` is a second one of `invoice`, at the same address (INVOCHAIN_REUSE_PORT).
+        """
         assert name not in self.running, f"{name} is running"
+        room = name.partition("#")[0]
+        beside = [other for other in self.running if other.partition("#")[0] == room]
+        if name != room and f"{name}-metrics" not in self.ports:
+            self.ports[f"{name}-metrics"] = free_port((), set(self.ports.values()))
         log = self._log(name)
         self._begin[name] = log.stat().st_size if log.exists() else 0
-        environment = {**self.environment, **self.own.get(name, {}), "INVOCHAIN_FAULT": fault}
-        address, metrics = f"{LOOPBACK}:{self.ports[name]}", f"{LOOPBACK}:{self.ports[name + '-metrics']}"
+        environment = {**self.environment, **self.own.get(room, {}), "INVOCHAIN_FAULT": fault}
+        address, metrics = f"{LOOPBACK}:{self.ports[room]}", f"{LOOPBACK}:{self.ports[name + '-metrics']}"
         what: unit.Unit
         if name == "gateway":
             what = GatewayUnit(gateway_binary(), address, metrics, environment, self.folder)
         else:
-            what = RoomUnit(name, COMMANDS[name], address, metrics, environment, self.folder)
+            what = RoomUnit(name, COMMANDS[room], address, metrics, environment, self.folder)
         process = await unit.start(what, self.folder)
         self.running[name] = process
+        if beside:
+            # The health that was asked may have been the other's.
+            await self.said(name, '"serving"', what.ready_within_s)
         return process
 
     async def start_all(self) -> None:

@@ -55,7 +55,7 @@ class EmbeddedBroker:
     @classmethod
     async def connect(cls, dsn: str, *, size: int = 4, partitions: int = PARTITIONS) -> EmbeddedBroker:
         """Opens a pool of `size` connections for publishing; each consumer has one more of its own."""
-        return cls(await Postgres.connect(dsn, name="broker", size=size), dsn, partitions=partitions)
+        return cls(await Postgres.connect(dsn, name="broker", size=size, required=False), dsn, partitions=partitions)
 
     async def close(self) -> None:
         await self._postgres.close()

@@ -110,15 +110,33 @@ class Postgres:
 
     @classmethod
     async def connect(
-        cls, dsn: str, *, name: str, size: int, application: str = "invochain", warm: int = WARM_CONNECTIONS
+        cls,
+        dsn: str,
+        *,
+        name: str,
+        size: int,
+        application: str = "invochain",
+        warm: int = WARM_CONNECTIONS,
+        required: bool = True,
     ) -> Postgres:
         """Opens a pool of `size` connections at most, `warm` of them now; `name` labels its metrics.
 
-        With `warm` 0 the server need not be there yet.
+        With `warm` 0 the server need not be there yet. Else raises what asyncpg does when it is away, unless it is not
+        `required`: then the pool connects when it is there.
         """
+        # Warm: a cold pool would spend the wait of a caller on a handshake.
+        try:
+            return await cls._open(dsn, name, size, application, warm)
+        except (OSError, asyncpg.PostgresConnectionError, asyncpg.CannotConnectNowError) as away:
+            if required:
+                raise
+            log("chassis").warning("database_away_at_start", pool=name, why=f"{type(away).__name__}: {away}")
+            return await cls._open(dsn, name, size, application, warm=0)
+
+    @classmethod
+    async def _open(cls, dsn: str, name: str, size: int, application: str, warm: int) -> Postgres:
         pool = await asyncpg.create_pool(
             dsn,
-            # Warm: a cold pool would spend the wait of a caller on a handshake.
             min_size=min(size, warm),
             max_size=size,
             init=_prepare_connection,

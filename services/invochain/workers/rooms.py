@@ -48,11 +48,13 @@ class Rooms:
         """A pool of background work on a room's database: one for its loops, one for its consumers."""
         async with self._opening:
             if (room, who) not in self._pools:
+                # Whose database is away must not keep the loops of the others from running.
                 self._pools[room, who] = await Postgres.connect(
                     self._settings.database_url(room),
                     name=room,
                     size=self._settings.background_pool_size,
                     application=f"invochain-{who}",
+                    required=False,
                 )
             return self._pools[room, who]
 
