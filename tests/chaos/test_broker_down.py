@@ -32,6 +32,8 @@ async def test_without_a_broker_invoices_go_on_and_afterwards_every_event_has_it
         await run.processes.start("workers")
         oldest = 'outbox_oldest_unpublished_seconds{room="invoice"'
         await run.processes.reached("workers", oldest, away_s, away_s + PATIENCE_S)
+        if field.full:
+            await run.processes.said("workers", '"outbox_late"', PATIENCE_S)
         await run.traffic.done(run.clients, PATIENCE_S)
         run.happened("broker down", link.did["refused"])
         run.happened("relay killed", 1)

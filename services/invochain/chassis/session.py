@@ -50,6 +50,11 @@ class Session:
                 raise DependencyDown(f"the {self._name} database") from lost
             except (OSError, TimeoutError) as lost:
                 raise DependencyDown(f"the {self._name} database") from lost
+            except asyncpg.InternalClientError as broken:
+                # A connection whose last command was cut off under way (asyncpg); it is of no use any more.
+                if self._connection is not None:
+                    self._connection.terminate()
+                raise DependencyDown(f"the {self._name} database") from broken
 
     async def lead(self, name: str, number: int = 0) -> bool:
         """Takes a lock if nobody has it; True when we hold it now. Repeating it is cheap while we do."""
@@ -120,7 +125,10 @@ class Session:
                     if self._connection is None or self._connection.is_closed():
                         return
                     await Tx(self._connection).fetchval(BEAT)
-            except (asyncpg.PostgresError, asyncpg.InterfaceError, OSError, TimeoutError):
+            except (
+                *(asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError),
+                *(OSError, TimeoutError),
+            ):
                 if self._connection is not None:
                     self._connection.terminate()
 

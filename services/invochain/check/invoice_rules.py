@@ -13,7 +13,7 @@ from invochain.chassis import secrets
 from invochain.chassis.ids import to_text
 from invochain.check.rule import Compare, Row, Scan, by_key, sql
 from invochain.check.snapshot import Databases
-from invochain.invoice.read_audit import FIGURES, differing_fields
+from invochain.invoice.read_audit import COLUMNS, ITEM_COLUMNS, differing_fields, differing_line
 
 INVOICE = {"merchant_id": "uuid", "invoice_id": "uuid"}
 DECISION = {"merchant_id": "uuid", "rid": "uuid"}
@@ -25,7 +25,7 @@ DECISION_AGE = "interval '8 days' - interval '1 hour'"
 # ---- I8
 INVOICE_BY_KEY = by_key("invoice", "invoice", *INVOICE)
 INVOICES = f"""
-SELECT asked.place, invoice.rid, invoice.attempt, invoice.fingerprint
+SELECT asked.place, invoice.rid, invoice.attempt, invoice.fingerprint, invoice.fp_version
 FROM unnest($1::uuid[], $2::uuid[]) WITH ORDINALITY AS asked (merchant_id, invoice_id, place)
 {INVOICE_BY_KEY}
 """
@@ -42,8 +42,8 @@ async def _decided(_: Databases, connection: asyncpg.Connection, rows: Sequence[
                 faults.append(f"request {rid}: its decision is {row['state']}, yet there is an invoice")
         elif invoice is None:
             faults.append(f"request {rid}: it SUCCEEDED, but there is no invoice")
-        elif any(invoice[name] != row[name] for name in ("rid", "attempt", "fingerprint")):
-            faults.append(f"request {rid}: the invoice is of another request, attempt or body")
+        elif any(invoice[name] != row[name] for name in ("rid", "attempt", "fingerprint", "fp_version")):
+            faults.append(f"request {rid}: invoice {to_text(ids[place])} is of another request, attempt or body")
     return faults
 
 
@@ -52,7 +52,7 @@ DECIDED = Compare(
         "invoice",
         "decision",
         DECISION,
-        columns="merchant_id, rid, state, attempt, fingerprint",
+        columns="merchant_id, rid, state, attempt, fingerprint, fp_version",
         where="operation = 'invoice.create'",
     ),
     _decided,
@@ -200,16 +200,26 @@ SELECT entry.* FROM unnest($1::uuid[], $2::uuid[]) AS asked (merchant_id, invoic
 {by_key("audit_entry", "entry", *INVOICE)}
 ORDER BY entry.merchant_id, entry.invoice_id, entry.version
 """
+LINES = f"""
+SELECT item.merchant_id, item.invoice_id, {", ".join(f"item.{name}" for name in ITEM_COLUMNS)}
+FROM unnest($1::uuid[], $2::uuid[]) AS asked (merchant_id, invoice_id)
+{by_key("invoice_item", "item", *INVOICE)}
+ORDER BY item.merchant_id, item.invoice_id, item.line
+"""
 
 
 async def _chains_hold(
     databases: Databases, connection: asyncpg.Connection, rows: Sequence[Row], _: float
 ) -> list[str]:
-    """As `invochain audit show`, a page of invoices at a time: chain, MACs, and the business row against them."""
+    """As `invochain audit show`, a page of invoices at a time: chain, MACs, and the business rows against them."""
     key = secrets.load(databases.settings.secrets_dir).audit_mac_key
+    ids = [r["merchant_id"] for r in rows], [r["invoice_id"] for r in rows]
     entries: dict[tuple[bytes, bytes], list[Row]] = defaultdict(list)
-    for entry in await connection.fetch(ENTRIES, [r["merchant_id"] for r in rows], [r["invoice_id"] for r in rows]):
+    for entry in await connection.fetch(ENTRIES, *ids):
         entries[entry["merchant_id"], entry["invoice_id"]].append(entry)
+    lines: dict[tuple[bytes, bytes], list[Row]] = defaultdict(list)
+    for line in await connection.fetch(LINES, *ids):
+        lines[line["merchant_id"], line["invoice_id"]].append(line)
     faults = []
     for row in rows:
         chain = entries[row["merchant_id"], row["invoice_id"]]
@@ -220,6 +230,10 @@ async def _chains_hold(
             fault = "its row does not stand where its newest entry left it"
         elif differing := differing_fields(row, chain[-1]["payload"]):
             fault = f"its row says another {differing} than its entries"
+        elif differing := differing_line(
+            api.Invoice.FromString(row["document"]), lines[row["merchant_id"], row["invoice_id"]]
+        ):
+            fault = f"its lines say another {differing} than its entries"
         else:
             continue
         faults.append(f"invoice {to_text(row['invoice_id'])}: {fault}")
@@ -239,13 +253,12 @@ CHAINS_HOLD = Compare(
         "invoice",
         "invoice",
         INVOICE,
-        columns="merchant_id, invoice_id, number, state, reason, buyer_gstin, invoice_date, audit_head, document, "
-        + ", ".join(FIGURES),
+        columns=", ".join(COLUMNS),
         # Documents of a thousand lines are large.
         limit=200,
     ),
     _chains_hold,
-    {"invoice": (ENTRIES,)},
+    {"invoice": (ENTRIES, LINES)},
 )
 
 # ---- I18

@@ -91,3 +91,5 @@ RULES = (
 )
 
 NAMES = tuple(rule.name for rule in RULES)
+# Those that say whether the record of invoices is what was written: `invochain audit verify`.
+RECORD = ("I8", "I9", "I10", "I12", "I13", "I18")

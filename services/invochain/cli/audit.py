@@ -35,6 +35,19 @@ def show(invoice_id: Annotated[str, typer.Argument(help="The invoice, a UUID.")]
     raise typer.Exit(0 if holds else 1)
 
 
+@app.command("verify")
+def verify() -> None:
+    """Verify the record of every invoice against its rows, and name the first bad ones; exit 1 if any.
+
+    Chains and their MACs are recomputed from the entries, and each invoice, line and decision is held against them.
+    The databases are INVOCHAIN_*_DATABASE_URL, else the running stack's.
+    """
+    from invochain.check.rules import RECORD
+    from invochain.cli.check import check
+
+    check(lag=0, only=",".join(RECORD), as_json=False)
+
+
 async def _show(text: str) -> bool:
     import datetime as dt
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime as dt
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import asyncpg
@@ -70,6 +71,10 @@ async def read_audit(tx: Tx, invoice_id: Id, audit_key: bytes) -> AuditTrail | N
         broken = "the invoice's row does not stand where its newest entry left it"
     elif differing := differing_fields(invoice, rows[-1]["payload"]):
         broken = f"the invoice's row says another {differing} than its entries"
+    elif differing := differing_line(
+        api.Invoice.FromString(invoice["document"]), await tx.fetch(ITEMS, invoice["merchant_id"], invoice_id)
+    ):
+        broken = f"the invoice's lines say another {differing} than its entries"
     else:
         broken = ""
     entries = [
@@ -88,7 +93,7 @@ async def read_audit(tx: Tx, invoice_id: Id, audit_key: bytes) -> AuditTrail | N
 
 
 def differing_fields(invoice: asyncpg.Record, newest: bytes | None) -> str:
-    """The first column of the row that is not what the entries say; empty if all agree."""
+    """The first column of the row that is not what the entries say; empty if all agree. The row has COLUMNS."""
     document = api.Invoice.FromString(invoice["document"])
     last = document if newest is None else api.Invoice.FromString(newest)
     totals, date = document.totals, document.invoice_date
@@ -96,22 +101,68 @@ def differing_fields(invoice: asyncpg.Record, newest: bytes | None) -> str:
         "state": api.InvoiceState.Name(last.state),
         "reason": last.state_reason,
         "number": document.number,
+        "number_key": document.number.upper(),
+        "doc_type": api.DocumentType.Name(document.doc_type),
+        "supply_type": api.SupplyType.Name(document.supply_type),
+        "seller_gstin": document.seller.gstin,
         "buyer_gstin": document.buyer.gstin,
         "invoice_date": dt.date(date.year, date.month, date.day),
+        "financial_year": document.financial_year,
+        "inter_state": document.inter_state,
+        "takes_stock": any(line.sku for line in document.lines),
+        "compliance_status": api.ComplianceStatus.Name(document.compliance_status),
+        "create_time": document.create_time.ToDatetime(dt.UTC),
         **{name: getattr(totals, name) for name in FIGURES},
     }
     return next((name for name, value in told.items() if invoice[name] != value), "")
 
 
-FIGURES = ("taxable_paise", "igst_paise", "cgst_paise", "sgst_paise", "cess_paise", "state_cess_paise", "total_paise")
+def differing_line(document: api.Invoice, items: Sequence[asyncpg.Record]) -> str:
+    """The first line whose row is not what the document says, with the column; empty if all agree.
+
+    `items` are the invoice's rows with ITEM_COLUMNS, by line.
+    """
+    if [item["line"] for item in items] != list(range(1, len(document.lines) + 1)):
+        return f"lines: rows {[item['line'] for item in items][:20]} for {len(document.lines)} lines"
+    for item, line in zip(items, document.lines, strict=True):
+        told = {
+            "sku": line.sku.upper() or None,
+            "hsn": line.hsn,
+            "unit": line.unit,
+            "is_service": line.is_service,
+            "quantity_milli": line.quantity_milli if line.HasField("quantity_milli") else None,
+            "cess_paise": line.cess_paise + line.cess_nonadvol_paise,
+            "state_cess_paise": line.state_cess_paise + line.state_cess_nonadvol_paise,
+            **{name: getattr(line, name) for name in _LINE_FIGURES},
+        }
+        if differing := next((name for name, value in told.items() if item[name] != value), ""):
+            return f"{differing} of line {item['line']}"
+    return ""
+
+
+FIGURES = (
+    *("taxable_paise", "igst_paise", "cgst_paise", "sgst_paise", "cess_paise", "state_cess_paise", "total_paise"),
+    *("discount_paise", "other_charges_paise", "round_off_paise"),
+)
+_LINE_FIGURES = (
+    *("unit_price_milli", "gst_rate_milli", "gross_paise", "discount_paise", "taxable_paise"),
+    *("igst_paise", "cgst_paise", "sgst_paise", "total_paise"),
+)
+COLUMNS = (
+    *("merchant_id", "invoice_id", "number", "number_key", "doc_type", "supply_type", "state", "reason", "version"),
+    *("seller_gstin", "buyer_gstin", "invoice_date", "financial_year", "inter_state", "takes_stock"),
+    *("compliance_status", "create_time", "audit_head", "document", *FIGURES),
+)
+ITEM_COLUMNS = (
+    *("line", "sku", "hsn", "unit", "is_service", "quantity_milli", "cess_paise", "state_cess_paise"),
+    *_LINE_FIGURES,
+)
 
 # By invoice alone: for operators, who know no merchant.
 INVOICE = Sql(
     "audit_invoice",
     f"""
-SELECT merchant_id, number, state, reason, version, buyer_gstin, invoice_date, {", ".join(FIGURES)}, audit_head,
-    document
-FROM invoice WHERE invoice_id = $1
+SELECT {", ".join(COLUMNS)} FROM invoice WHERE invoice_id = $1
 """,
 )
 
@@ -122,5 +173,14 @@ SELECT version, action, actor_id, actor_merchant_id, time_micros, salt, payload,
 FROM audit_entry
 WHERE merchant_id = $1 AND invoice_id = $2
 ORDER BY version
+""",
+)
+
+ITEMS = Sql(
+    "audit_items",
+    f"""
+SELECT {", ".join(ITEM_COLUMNS)} FROM invoice_item
+WHERE merchant_id = $1 AND invoice_id = $2
+ORDER BY line
 """,
 )

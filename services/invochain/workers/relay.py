@@ -37,6 +37,8 @@ POLL_S = 0.025
 # Rows a round over all partitions: one transaction at the broker. More gains nothing and holds more in memory.
 ROWS_MAX = 512
 AGE_EVERY_S = 1.0
+# The alarm of PROTOCOL 10: the oldest unpublished event is older.
+LATE_S = 60.0
 
 PUBLISH_FAILURES = Counter("events_publish_failures_total", "Publications the broker did not acknowledge", ["room"])
 
@@ -69,6 +71,7 @@ class Relay:
         self._log = log("workers")
         self._error = ""
         self._age_due = 0.0
+        self._late = False
 
     async def run_once(self) -> int:
         """Publishes what waits in our partitions, some hundred rows at most; returns how many left the outbox."""
@@ -195,7 +198,13 @@ class Relay:
     async def _measure_age(self) -> None:
         if clock.monotonic() >= self._age_due:
             async with self._session.use() as tx:
-                OUTBOX_OLDEST_SECONDS.labels(room=self._source).set(await outbox.oldest_age_s(tx))
+                age_s = await outbox.oldest_age_s(tx)
+            OUTBOX_OLDEST_SECONDS.labels(room=self._source).set(age_s)
+            if not self._late and age_s > LATE_S:
+                self._log.error("outbox_late", source=self._source, oldest_s=round(age_s, 1), alarm_at_s=LATE_S)
+            elif self._late and age_s <= LATE_S:
+                self._log.info("outbox_in_time", source=self._source)
+            self._late = age_s > LATE_S
             self._age_due = clock.monotonic() + AGE_EVERY_S
 
 

@@ -5,12 +5,15 @@ import random
 import sys
 from collections import defaultdict
 
+from structlog.testing import capture_logs
+
 from invochain import core
 from invochain.chassis.broker import RECORD_BYTES_MAX, NotAcked
 from invochain.chassis.embedded_broker import EmbeddedBroker
 from invochain.chassis.ids import new_id, to_text
 from invochain.chassis.migrate import migrate
 from invochain.durable.outbox import PARTITIONS
+from invochain.workers import relay as relay_module
 from invochain.workers.backoff import Backoff
 from invochain.workers.relay import Relay
 from tests.integration.workers.conftest import ISSUED, TOPIC, Source, until
@@ -38,6 +41,21 @@ def assert_complete_and_in_order(source: Source, published: list[tuple[str, int]
         if version not in seen[aggregate]:
             seen[aggregate].append(version)
     assert {to_text(a): list(range(1, last + 1)) for a, last in source.versions.items()} == dict(seen)
+
+
+async def test_an_event_that_waits_too_long_raises_the_alarm_once_and_ends_it_when_it_is_gone(source, monkeypatch):
+    """The bound is lowered to nothing; the age is looked at once a second, by the relay's own clock."""
+    monkeypatch.setattr(relay_module, "LATE_S", 0.0)
+    monkeypatch.setattr(relay_module, "AGE_EVERY_S", 0.0)
+    await source.tell(new_id())
+    one = relay(source)
+
+    with capture_logs() as lines:
+        for _ in range(3):
+            await one.run_once()
+
+    told = [line["event"] for line in lines if line["event"].startswith("outbox_")]
+    assert ["outbox_late", "outbox_in_time"] == told
 
 
 class TestRelay:
