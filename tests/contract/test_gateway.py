@@ -381,3 +381,17 @@ class TestDeadLetters:
         problem(alone, 409, "SECOND_APPROVER_NEEDED")
         approved = await rest.ask("POST", f"{path}:approve_discard", approval, bob)
         assert (200, "DISCARDED") == (approved.status_code, approved.json()["state"]), approved.text
+
+    async def test_what_is_not_settled_is_told_to_operators(self, rest: Rest, seller: Trader, buyer: Trader) -> None:
+        """GET /v1/sagas: an accepted invoice whose event nobody has published yet."""
+        made = await rest.ask("POST", "/v1/invoices", order(rest, buyer), seller)
+        invoice_id = made.json()["invoice_id"]
+        accepted = await rest.ask("POST", f"/v1/invoices/{invoice_id}:accept", {}, buyer)
+        assert accepted.status_code == 200, accepted.text
+        problem(await rest.ask("GET", "/v1/sagas", who=seller), 403, "ROLE_MISSING")
+        told = await rest.ask("GET", "/v1/sagas", who=rest.market.operator(), waits_for="PUBLICATION")
+        (saga,) = told.json()["sagas"]
+        assert (invoice_id, "PUBLICATION") == (saga["invoice_id"], saga["waits_for"]), told.text
+        problem(
+            await rest.ask("GET", "/v1/sagas", who=rest.market.operator(), waits_for="RAIN"), 400, "MALFORMED_REQUEST"
+        )

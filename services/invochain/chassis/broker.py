@@ -88,6 +88,15 @@ class PartitionsLost(Exception):
     """The consumer does not own what it commits: its session ended. What it read is delivered to the next owner."""
 
 
+@dataclass(frozen=True, slots=True)
+class Unread:
+    """A record that a group has not done with, and how long it has been at the broker, by the broker's clock."""
+
+    group: str
+    delivered: Delivered
+    age_ms: int
+
+
 class Consumer(Protocol):
     """A member of a consumer group on one topic. Used by one task."""
 
@@ -120,6 +129,13 @@ class Broker(Protocol):
 
     def consumer(self, group: str, topic: str) -> Consumer:
         """A new member of a group. A group that is new reads from the oldest record that is kept."""
+        ...
+
+    async def unread(self, topic: str, older_than_ms: int, after: tuple[str, int, int], at_most: int) -> list[Unread]:
+        """What the groups of a topic have still to read, by (group, partition, offset), from behind that place.
+
+        It moves no position. Raises DependencyDown.
+        """
         ...
 
     async def close(self) -> None: ...

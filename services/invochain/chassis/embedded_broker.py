@@ -24,6 +24,7 @@ from invochain.chassis.broker import (
     NotAcked,
     PartitionsLost,
     Record,
+    Unread,
     check,
 )
 from invochain.chassis.postgres import CommitUnknown, Postgres, Sql
@@ -119,6 +120,11 @@ class EmbeddedBroker:
     def consumer(self, group: str, topic: str) -> EmbeddedConsumer:
         return EmbeddedConsumer(self, self._dsn, group, topic)
 
+    async def unread(self, topic: str, older_than_ms: int, after: tuple[str, int, int], at_most: int) -> list[Unread]:
+        async with self._postgres.reading(wait_s=WAIT_S) as tx:
+            rows = await tx.fetch(UNREAD, topic, older_than_ms, *after, at_most)
+        return [Unread(row["consumer_group"], _delivered(topic, row), row["age_ms"]) for row in rows]
+
     async def purge(self, older_than_s: float, records_max: int) -> int:
         """Deletes records older than the retention that every group has read; returns how many. Bounded: call again.
 
@@ -194,9 +200,7 @@ class EmbeddedConsumer:
             rows = await tx.fetch(READ, self._topic, order, [wanted[p] for p in order], records_max)
         found = []
         for row in rows:
-            headers = tuple((name, value) for name, value in json.loads(row["headers"]))
-            record = Record(bytes(row["key"]), bytes(row["value"]), headers)
-            found.append(Delivered(self._topic, row["partition"], row["log_offset"], record))
+            found.append(_delivered(self._topic, row))
             self._positions[row["partition"]] = row["log_offset"] + 1
         return found
 
@@ -216,6 +220,12 @@ class EmbeddedConsumer:
 
     async def close(self) -> None:
         await self._session.close()
+
+
+def _delivered(topic: str, row: asyncpg.Record) -> Delivered:
+    headers = tuple((name, value) for name, value in json.loads(row["headers"]))
+    record = Record(bytes(row["key"]), bytes(row["value"]), headers)
+    return Delivered(topic, row["partition"], row["log_offset"], record)
 
 
 MAKE_TOPIC = Sql(
@@ -288,6 +298,27 @@ CROSS JOIN LATERAL (
     LIMIT $4
 ) AS r
 LIMIT $4
+""",
+)
+
+UNREAD = Sql(
+    "broker_unread",
+    """
+SELECT r.*
+FROM group_position AS g
+CROSS JOIN LATERAL (
+    SELECT g.consumer_group, partition, log_offset, key, value, headers,
+        floor(extract(epoch FROM now() - append_time) * 1000)::bigint AS age_ms
+    FROM log_record
+    WHERE topic = $1 AND log_record.partition = g.partition AND log_offset >= g.next_offset
+        AND append_time <= now() - $2::bigint * interval '1 millisecond'
+        AND (g.consumer_group, g.partition, log_offset) > ($3::text, $4::smallint, $5::bigint)
+    ORDER BY log_offset
+    LIMIT $6
+) AS r
+WHERE g.topic = $1 AND g.consumer_group >= $3
+ORDER BY r.consumer_group, r.partition, r.log_offset
+LIMIT $6
 """,
 )
 

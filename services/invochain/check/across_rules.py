@@ -10,6 +10,7 @@ import json
 from collections import defaultdict
 from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import TypeAlias
 
 import asyncpg
 
@@ -233,6 +234,13 @@ SELECT inbox.merchant_id, inbox.consumer, inbox.event_id
 FROM unnest($1::uuid[], $2::text[], $3::uuid[]) AS asked (merchant_id, consumer, event_id)
 {by_key("inbox", "inbox", "merchant_id", "consumer", "event_id")}
 """
+# Events that wait for an operator, or that two operators discarded.
+SET_ASIDE = """
+SELECT event.consumer, event.subject FROM parked_event AS event WHERE event.subject = ANY ($1::text[])
+UNION ALL
+SELECT letter.consumer, letter.subject FROM dead_letter AS letter
+WHERE letter.subject = ANY ($1::text[]) AND letter.kind IN ('PUBLISH', 'CONSUME') AND letter.state = 'DISCARDED'
+"""
 EVENT_OF = {move.action: move.event for move in (ACCEPT, REJECT, CANCEL)}
 
 
@@ -247,16 +255,30 @@ async def _events_had_effect(
         buyer = buyers[entry["merchant_id"], entry["invoice_id"]]
         if entry["action"] == ACCEPT.action and buyer is not None:
             wanted.append((buyer, RECEIVE, event_id))
-    return await _missing_effects(databases, "inventory", wanted)
+    missing = await _missing_effects(databases, "invoice", "inventory", wanted)
+    return [f"event {to_text(event_id)}: {consumer} has not seen it" for _, consumer, event_id in missing]
 
 
-async def _missing_effects(databases: Databases, room: str, wanted: Sequence[tuple[Id, str, Id]]) -> list[str]:
+Effect: TypeAlias = tuple[Id, str, Id]
+"""Whose inbox row, of which consumer, about which event."""
+
+
+async def _missing_effects(databases: Databases, source: str, room: str, wanted: Sequence[Effect]) -> list[Effect]:
+    """What a room's consumers have neither seen nor parked, and the room that told it has published."""
     if not wanted:
         return []
     async with databases.snapshot(room) as connection:
         found = await connection.fetch(SEEN, *([one[place] for one in wanted] for place in range(3)))
     seen = {(row["merchant_id"], row["consumer"], row["event_id"]) for row in found}
-    return [f"event {to_text(one[2])}: {one[1]} has not seen it" for one in wanted if one not in seen]
+    missing = [one for one in wanted if one not in seen]
+    if not missing:
+        return []
+    aside: set[tuple[str, str]] = set()
+    for database in {source, room}:
+        async with databases.snapshot(database) as connection:
+            rows = await connection.fetch(SET_ASIDE, [to_text(event_id) for *_, event_id in missing])
+        aside |= {(row["consumer"], row["subject"]) for row in rows}
+    return [one for one in missing if not {(one[1], to_text(one[2])), ("", to_text(one[2]))} & aside]
 
 
 EVENTS_HAD_EFFECT = Compare(
@@ -270,7 +292,7 @@ EVENTS_HAD_EFFECT = Compare(
         AND update_time > now() - interval '29 days'""",
     ),
     _events_had_effect,
-    {"invoice": (SETTLING,), "inventory": (SEEN,)},
+    {"invoice": (SETTLING, SET_ASIDE), "inventory": (SEEN, SET_ASIDE)},
 )
 
 PARTY_VERSIONS = f"""
@@ -287,7 +309,8 @@ async def _parties_follow(databases: Databases, _: asyncpg.Connection, rows: Seq
         for row in rows
         if row["recent"]
     ]
-    faults = await _missing_effects(databases, "invoice", wanted)
+    missing = await _missing_effects(databases, "merchant", "invoice", wanted)
+    faults = [f"event {to_text(event_id)}: {consumer} has not seen it" for _, consumer, event_id in missing]
     async with databases.snapshot("invoice") as connection:
         found = await connection.fetch(PARTY_VERSIONS, [row["merchant_id"] for row in rows])
     copies = {row["merchant_id"]: row["version"] for row in found}
@@ -307,7 +330,7 @@ PARTIES_FOLLOW = Compare(
         where=SETTLED,
     ),
     _parties_follow,
-    {"invoice": (SEEN, PARTY_VERSIONS)},
+    {"merchant": (SET_ASIDE,), "invoice": (SEEN, PARTY_VERSIONS, SET_ASIDE)},
 )
 
 # ---- I16

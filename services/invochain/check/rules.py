@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from invochain.check import across_rules as across
 from invochain.check import invoice_rules as invoice
+from invochain.check import letter_rules as letters
 from invochain.check import stock_rules as stock
 from invochain.check.rule import Rule
 
@@ -54,7 +55,7 @@ RULES = (
     Rule("I14", "the audit tree is whole and signed", "lagged", missing="there is no audit tree yet"),
     Rule(
         "I15",
-        "every event is published and had its effects",
+        "every event is published and had its effects, or is parked",
         "lagged",
         (
             *(across.outbox_empties(room) for room in ("merchant", "inventory", "invoice")),
@@ -76,7 +77,17 @@ RULES = (
         "always",
         (invoice.ITEMS_OWNED, invoice.ENTRIES_OWNED, invoice.PARTIES_OWN, stock.SOLD_FROM_OWN_HOLD),
     ),
-    Rule("I19", "dead letters point to a real discrepancy", "lagged", missing="there are no dead letters yet"),
+    Rule(
+        "I19",
+        "a dead letter points to what is wrong, and what is parked has one",
+        "lagged",
+        (
+            *(letters.parked_for_a_letter(room) for room in ("merchant", "inventory", "invoice")),
+            *(letters.letter_for_the_parked(room) for room in ("merchant", "inventory", "invoice")),
+            letters.NOT_SOLD_YET,
+            letters.NOT_SETTLED_YET,
+        ),
+    ),
     Rule(
         "I20",
         "money and quantities are integers within bounds",

@@ -43,8 +43,11 @@ class OperatorServicer:
     def __init__(self, room: str, postgres: Postgres, pages: Pages, repairs: Mapping[str, Repair]) -> None:
         self._room, self._postgres, self._pages, self._repairs = room, postgres, pages, repairs
 
-    @rpc(roles=OPERATORS)
+    @rpc(roles=OPERATORS, services_too=True)
     async def ListDeadLetters(self, call: Call, request: pb.ListDeadLettersRequest) -> pb.ListDeadLettersResponse:
+        if call.principal.service:
+            # For its own operators' list of what waits.
+            call.principal.needs_service("another service's list of dead letters", "invoice")
         self._check_room(request.room)
         kind = _name(pb.DeadLetterKind, "kind", request.kind)
         state = _name(pb.DeadLetterState, "state", request.state)

@@ -13,6 +13,8 @@ from dataclasses import dataclass
 from invochain import core
 from invochain.api.inventory.v1 import inventory_service_pb2 as api
 from invochain.api.inventory.v1.inventory_service_pb2_grpc import InventoryServiceStub
+from invochain.api.operator.v1 import operator_service_pb2 as operator_api
+from invochain.api.operator.v1.operator_service_pb2_grpc import OperatorServiceStub
 from invochain.chassis import faults
 from invochain.chassis.breaker import OPEN_S, Breaker
 from invochain.chassis.channel import Channel, RawChannel
@@ -62,6 +64,7 @@ class InventoryPort:
         self._channel = channel
         self._raw = InventoryServiceStub(RawChannel(channel))
         self._stub = InventoryServiceStub(channel.channel)
+        self._operators = OperatorServiceStub(channel.channel)
         self._target = Target(Breaker("inventory", what=channel.what, open_s=breaker_open_s), retries=True)
 
     async def reserve(
@@ -104,7 +107,7 @@ class InventoryPort:
         return [Told(result.error).reason if result.HasField("error") else "" for result in response.results]
 
     async def pending(
-        self, *, older_than_ms: int, partition: int, partitions: int, page_token: str
+        self, *, older_than_ms: int, partition: int, partitions: int, page_token: str, page_size: int = 500
     ) -> tuple[list[Pending], str]:
         """One page of the holds that wait for our decision, oldest first, and the next page's token."""
         request = api.ListPendingReservationsRequest(
@@ -112,7 +115,7 @@ class InventoryPort:
             older_than_ms=older_than_ms,
             partition=partition,
             partition_count=partitions,
-            page_size=500,
+            page_size=page_size,
             page_token=page_token,
         )
         response = await self._channel.call(self._stub.ListPendingReservations, request, timeout_s=SETTLE_TIMEOUT_S)
@@ -132,6 +135,12 @@ class InventoryPort:
         return [
             (api.ReservationState.Name(one.state) if one.state else "", one.fingerprint) for one in response.standings
         ]
+
+    async def letters(self, *, page_size: int, page_token: str) -> tuple[list[operator_api.DeadLetter], str]:
+        """One page of the inventory's dead letters that wait, newest first, and the next page's token."""
+        request = operator_api.ListDeadLettersRequest(room="inventory", page_size=page_size, page_token=page_token)
+        response = await self._channel.call(self._operators.ListDeadLetters, request, timeout_s=SETTLE_TIMEOUT_S)
+        return list(response.dead_letters), response.next_page_token
 
     async def close(self) -> None:
         await self._channel.close()

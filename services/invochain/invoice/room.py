@@ -46,6 +46,8 @@ class InvoiceRoom:
     pages: Pages
     # A request that is older decides nothing any more (PROTOCOL 3a, 8).
     task_life_s: float = TASK_LIFE_S
+    # Where operators' lists look for unread events; empty: they say that they did not.
+    broker_url: str = ""
     # Series whose counter row is known to exist.
     series: set[SeriesKey] = field(default_factory=set)
     # What waits for a busy series; it has one batch in flight, and the next one takes all that wait (PROTOCOL 9).

@@ -58,6 +58,7 @@ async def start(settings: Settings) -> Running:
         pages=Pages(keys.page_token_key),
         task_life_s=min(TASK_LIFE_S, settings.task_life_s),
         lane_turns=asyncio.Semaphore(lanes_at_once(settings)),
+        broker_url=settings.broker_database_url,
     )
     servicer = InvoiceServicer(room, settings)
     operators = OperatorServicer("invoice", postgres, room.pages, repairs(postgres, inventory))

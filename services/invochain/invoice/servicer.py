@@ -27,6 +27,7 @@ from invochain.invoice.create_invoice import create_all_or_nothing, create_invoi
 from invochain.invoice.explain_invoice import explain_invoice
 from invochain.invoice.import_invoices import import_invoices
 from invochain.invoice.invoice import ACCEPT, CANCEL, DECLINE_EDIT, REJECT, REQUEST_EDIT
+from invochain.invoice.list_sagas import list_sagas
 from invochain.invoice.move_invoice import Wish, move_invoices, wish
 from invochain.invoice.operations import cancel_operation, get_operation
 from invochain.invoice.read_invoice import get_invoice, list_invoices
@@ -134,6 +135,10 @@ class InvoiceServicer:
     @rpc(key=True, roles=SELLERS)
     async def CancelInvoice(self, call: Call, request: api.CancelInvoiceRequest) -> bytes:
         return await self._moved(wish(call, CANCEL, request))
+
+    @rpc(roles=("OPERATOR",))
+    async def ListSagas(self, call: Call, request: api.ListSagasRequest) -> api.ListSagasResponse:
+        return await list_sagas(self._room, call, request)
 
     @rpc()
     async def GetOperation(self, call: Call, request: api.GetOperationRequest) -> api.Operation:

@@ -285,6 +285,24 @@ class TestGroups:
         await new.close()
         assert 1 == len(await read(join(broker, "g", topic), 1))
 
+    async def test_what_a_group_has_still_to_read_can_be_looked_at(self, broker, join, topic):
+        """Without moving its position; by group, partition and offset, page after page, with ages."""
+        await broker.publish(topic, [record(f"k-{n}", n) for n in range(9)])
+        for group in ("a", "b"):
+            await join(broker, group, topic).poll(1, 0)
+        await read(join(broker, "c", topic), 9)
+        assert 27 == len(await broker.unread(topic, 0, ("", 0, -1), 100)), "nobody has committed anything"
+
+        after, seen = ("", 0, -1), []
+        while page := await broker.unread(topic, 0, after, 4):
+            assert len(page) <= 4
+            assert all(one.age_ms >= 0 for one in page)
+            seen += [(one.group, one.delivered.partition, one.delivered.offset) for one in page]
+            after = seen[-1]
+        assert sorted(seen) == seen
+        assert 27 == len(set(seen))
+        assert [] == await broker.unread(topic, 3_600_000, ("", 0, -1), 10)
+
     async def test_a_position_never_goes_back_by_a_commit(self, broker, join, topic):
         """A late commit of an older batch changes nothing."""
         await broker.publish(topic, [record("k", n) for n in range(3)])

@@ -194,6 +194,31 @@ BREAKS: dict[str, tuple[str, str, str]] = {
     },
     "a merchant whose copy is old": ("I15", "invoice", f"UPDATE party SET version = 0 WHERE {one('party')}"),
     "a merchant nobody told of": ("I15", "invoice", "DELETE FROM inbox WHERE consumer = 'invoice.parties'"),
+    # ---- dead letters
+    **{
+        f"a letter of {room} about an event that is not parked": (
+            "I19",
+            room,
+            """INSERT INTO dead_letter
+                 (merchant_id, dead_letter_id, kind, consumer, subject, aggregate, reason, attempts)
+               SELECT id, id, 'CONSUME', 'x', id, id, 'X', 1 FROM gen_random_uuid() AS id""",
+        )
+        for room in ("merchant", "inventory", "invoice")
+    },
+    "a parked aggregate that nobody sees": (
+        "I19",
+        "inventory",
+        "INSERT INTO parked_aggregate (merchant_id, consumer, aggregate) VALUES (gen_random_uuid(), '', 'x')",
+    ),
+    "a letter about a sale that was made": (
+        "I19",
+        "inventory",
+        """INSERT INTO dead_letter (merchant_id, dead_letter_id, kind, subject, aggregate, rid, attempt, fingerprint,
+             reason, attempts)
+           SELECT
+             merchant_id, reservation_id, 'SELL', reservation_id::text, rid::text, rid, attempt, fingerprint, 'X', 1
+           FROM reservation WHERE state = 'COMMITTED' AND resolver = 'INVOICE' LIMIT 1""",
+    ),
     # ---- goods
     "goods that never arrived": ("I16", "inventory", "DELETE FROM movement WHERE kind = 'PURCHASE'"),
     "goods that were never sold": ("I16", "inventory", "DELETE FROM movement WHERE kind = 'SALE'"),

@@ -20,7 +20,7 @@ from invochain.workers import checker
 from tests.integration.check.breaks import BREAKS, HELD, one
 from tests.integration.check.conftest import Copies, Traded, hits
 
-WITHOUT_SUBJECT = ["I11", "I14", "I17", "I19"]
+WITHOUT_SUBJECT = ["I11", "I14", "I17"]
 
 
 class TestAfterHonestTrade:
@@ -29,8 +29,8 @@ class TestAfterHonestTrade:
         found = await check_all(traded.settings, 0)
         assert hits(found) == {}
         assert [one.rule.name for one in found if one.skipped] == WITHOUT_SUBJECT
-        # Nothing is pending, so I7 has nothing to see.
-        assert {one.rule.name for one in found if not one.rows} == {*WITHOUT_SUBJECT, "I7"}
+        # Nothing is pending and nothing has failed, so I7 and I19 have nothing to see.
+        assert {one.rule.name for one in found if not one.rows} == {*WITHOUT_SUBJECT, "I7", "I19"}
 
     async def test_pages_of_one_row_see_as_many_rows(self, traded: Traded, monkeypatch: pytest.MonkeyPatch):
         """No row is skipped or seen twice at the border of a page."""
@@ -63,6 +63,58 @@ class TestABrokenInvariant:
 
     async def test_of_every_rule_is_tried(self):
         assert {name for name, _, _ in BREAKS.values()} == set(NAMES) - set(WITHOUT_SUBJECT)
+
+    async def test_a_letter_about_a_hold_that_is_as_its_decision_wants_it_is_found(self, copies: Copies):
+        """Between two databases: the letter at the invoice service, the hold at the inventory. One that is still wrong
+        is no hit."""
+        await copies.own("inventory", "invoice")
+        insert = """INSERT INTO dead_letter (merchant_id, dead_letter_id, kind, subject, aggregate, rid, attempt,
+                 fingerprint, reason, attempts)
+               VALUES ($1, $2, 'CONFIRM', $3, $3, $2, 1, $4, 'RESERVATION_GONE', 1)"""
+        inventory = await asyncpg.connect(copies.dsn("inventory"))
+        hold = await inventory.fetchrow(f"SELECT * FROM reservation WHERE {HELD} LIMIT 1")
+        invoice = await asyncpg.connect(copies.dsn("invoice"))
+        subject = str(hold["reservation_id"])
+        await invoice.execute(insert, hold["merchant_id"], hold["reservation_id"], subject, hold["fingerprint"])
+        (found,) = await check_all(copies.settings, 0, ["I19"])
+        assert (found.violations, subject[:8] in found.examples[0]) == (1, True)
+
+        await inventory.execute("UPDATE reservation SET state = 'RELEASED' WHERE reservation_id = $1", subject)
+        (found,) = await check_all(copies.settings, 0, ["I19"])
+        assert (found.violations, found.rows) == (0, 1)
+        await inventory.close()
+        await invoice.close()
+
+    @pytest.mark.parametrize("where", ["parked by its consumer", "discarded", "parked by the relay"])
+    async def test_an_event_that_is_parked_or_discarded_is_accounted_for(self, copies: Copies, where: str):
+        """I15 asks for the effect or for the letter; without either it is a hit."""
+        room = "invoice" if where == "parked by the relay" else "inventory"
+        await copies.own("inventory", "invoice")
+        seen = await asyncpg.connect(copies.dsn("inventory"))
+        rows = await seen.fetch("DELETE FROM inbox WHERE consumer = 'inventory.settle' RETURNING merchant_id, event_id")
+        await seen.close()
+        (lost,) = await check_all(copies.settings, 0, ["I15"])
+        assert lost.violations == len(rows) > 0
+
+        connection = await asyncpg.connect(copies.dsn(room))
+        consumer = "" if where == "parked by the relay" else "inventory.settle"
+        for row in rows:
+            if where == "discarded":
+                await connection.execute(
+                    """INSERT INTO dead_letter (merchant_id, dead_letter_id, kind, consumer, subject, aggregate, reason,
+                         attempts, state, discard_reason, proposer_id)
+                       VALUES ($1, $2, 'CONSUME', $3, $4, $4, 'X', 10, 'DISCARDED', 'by hand', $2)""",
+                    *(row["merchant_id"], row["event_id"], consumer, str(row["event_id"])),
+                )
+            else:
+                await connection.execute(
+                    """INSERT INTO parked_event (merchant_id, consumer, aggregate, seq, subject, envelope, sealed)
+                       VALUES ($1, $2, $3, 1, $3, '{}', '')""",
+                    *(row["merchant_id"], consumer, str(row["event_id"])),
+                )
+        await connection.close()
+        (found,) = await check_all(copies.settings, 0, ["I15"])
+        assert found.violations == 0
 
     async def test_two_lasting_holds_of_one_request_are_found(self, copies: Copies):
         """The second attempt is kept beside the first."""
