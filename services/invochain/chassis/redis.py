@@ -7,14 +7,14 @@ left to end by itself, and after three in a row Redis is left alone for a second
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Callable
 from typing import Any, TypeVar
 
 import redis.asyncio as redis
 from redis.exceptions import RedisError
 
 from invochain.chassis import clock
-from invochain.chassis.telemetry import log
+from invochain.chassis.telemetry import REDIS_COMMANDS, log
 
 T = TypeVar("T")
 
@@ -22,6 +22,8 @@ T = TypeVar("T")
 COMMAND_TIMEOUT_S = 0.025
 FAILURES_MAX = 3
 PAUSE_S = 1.0
+
+_OK, _LATE, _FAILED, _SKIPPED = (REDIS_COMMANDS.labels(outcome=way) for way in ("ok", "late", "failed", "skipped"))
 
 
 class Redis:
@@ -49,23 +51,28 @@ class Redis:
     def available(self) -> bool:
         return clock.monotonic() >= self._paused_until
 
-    async def try_(self, command: Awaitable[T]) -> T | None:
+    async def try_(self, command: Callable[[], Awaitable[T]]) -> T | None:
         """The command's result, or None if Redis is down, paused or late."""
-        task = asyncio.ensure_future(command)
         if not self.available():
-            task.cancel()
+            _SKIPPED.inc()
             return None
+        task = asyncio.ensure_future(command())
         try:
-            result = await asyncio.wait_for(asyncio.shield(task), COMMAND_TIMEOUT_S)
+            async with asyncio.timeout(COMMAND_TIMEOUT_S):
+                result = await asyncio.shield(task)
         except (TimeoutError, RedisError, OSError) as late:
-            if not task.done():
-                self._late.add(task)
-                task.add_done_callback(self._settle)
+            (_FAILED if task.done() else _LATE).inc()
             self._failures += 1
             if self._failures >= FAILURES_MAX:
                 self._failures, self._paused_until = 0, clock.monotonic() + PAUSE_S
                 self._log.warning("redis_skipped", for_s=PAUSE_S, why=type(late).__name__)
             return None
+        finally:
+            if not task.done():
+                # Too late, or whoever asked was cancelled: the command ends by itself, and its reply with it.
+                self._late.add(task)
+                task.add_done_callback(self._settle)
+        _OK.inc()
         self._failures = 0
         return result
 

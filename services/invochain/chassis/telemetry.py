@@ -72,6 +72,8 @@ OUTBOX_OLDEST_SECONDS = Gauge(
 )
 EVENTS_PUBLISHED = Counter("events_published_total", "Events handed to the broker", ["room"])
 EVENTS_CONSUMED = Counter("events_consumed_total", "Events consumed, by consumer and outcome", ["consumer", "outcome"])
+REDIS_COMMANDS = Counter("redis_commands_total", "Commands to Redis: ok, late, failed, skipped", ["outcome"])
+CACHE_EPOCHS = Counter("outcome_cache_epochs_total", "Changes of the epoch that names the cache's entries")
 CACHE = Counter("outcome_cache_total", "Redis outcome cache, by result", ["result"])
 
 

@@ -52,7 +52,11 @@ async def create_invoices(room: InvoiceRoom, calls: list[Call]) -> Collection[Ca
     lanes: list[Call] = []
     try:
         await faults.reach("create.marked")
-        lanes = await issue(room, work, await _with_series(room, work, [live[position] for position in go_on]))
+        at = [live[position] for position in go_on]
+        if not room.outcomes.sees():
+            # Else what was refused long ago would hold stock for a moment, and a replay cost a reservation.
+            at = await _look_in_rows(room, work, at)
+        lanes = await issue(room, work, await _with_series(room, work, at))
     finally:
         renewer.cancel()
         # What a lane still works on is ended by the lane.
@@ -60,6 +64,18 @@ async def create_invoices(room: InvoiceRoom, calls: list[Call]) -> Collection[Ca
         outcome_of = {id(call): work.final.get(position) for position, call in enumerate(work.calls)}
         room.outcomes.settle([a for a in mine if id(a.call) not in later], lambda call: outcome_of[id(call)])
     return [*waiting, *lanes]
+
+
+async def _look_in_rows(room: InvoiceRoom, work: Work, at: list[int]) -> list[int]:
+    """Step 1 without the cache: answers what its decision row answers; returns the rest, with their attempts."""
+    open_: list[int] = []
+
+    async def one_transaction(positions: Sequence[int]) -> None:
+        open_.extend(await attempts.reopen(room, work, list(positions), new_too=True))
+
+    if at:
+        await run_isolating_poison(at, one_transaction, lambda failed, why: _fail(work, failed, why))
+    return open_
 
 
 async def check(

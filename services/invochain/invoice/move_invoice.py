@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import unicodedata
 from collections.abc import Collection, Sequence
@@ -48,6 +49,12 @@ class Wish:
     merchant_id: Id = b""
     final: tuple[bytes, bytes] | None = None
 
+    @property
+    def name(self) -> Id:
+        """What the cache knows it by: the key and the invoice, so that it answers only what the decision row, which
+        lies beside the invoice, would answer. One key for two invoices is a matter for that row."""
+        return hashlib.sha256(self.rid + self.invoice_id).digest()[:16]
+
     def answer(self, response: bytes, *, replayed: bool) -> None:
         self.final = success(response)
         self.call.reply(response, replayed=replayed)
@@ -79,23 +86,30 @@ async def move_invoices(room: InvoiceRoom, wishes: list[Wish]) -> Collection[Cal
     Returns the calls that wait for another call with their key. Refuses: InvoiceNotFound, InvalidState (final for the
     key), VersionMismatch (leaves no trace), KeyReused, ConcurrentRequest.
     """
-    asked = [Asked(w.call, w.call.principal.merchant_id, w.move.operation, w.rid, w.fingerprint) for w in wishes]
+    asked = [Asked(w.call, w.call.principal.merchant_id, w.move.operation, w.name, w.fingerprint) for w in wishes]
     go_on, waiting = await room.outcomes.look(asked)
     left = [wishes[position] for position in go_on]
     try:
         left = await _find(room, left)
         while left:
-            # Two wishes about one invoice are two transactions, in the order they came.
-            once: dict[Id, Wish] = {}
-            for one in left:
-                once.setdefault(one.invoice_id, one)
-            batch = list(once.values())
+            batch = _apart(left)
             await run_isolating_poison(batch, lambda some: _move(room, some), _fail)
             left = [one for one in left if one not in batch]
     finally:
         final_of = {id(w.call): w.final for w in wishes}
         room.outcomes.settle([asked[position] for position in go_on], lambda call: final_of[id(call)])
     return waiting
+
+
+def _apart(wishes: Sequence[Wish]) -> list[Wish]:
+    """The first of those that share an invoice or a key: two of them are two transactions, in the order they came."""
+    batch: list[Wish] = []
+    seen: set[Id] = set()
+    for one in wishes:
+        if seen.isdisjoint((one.invoice_id, one.rid)):
+            batch.append(one)
+        seen.update((one.invoice_id, one.rid))
+    return batch
 
 
 async def _find(room: InvoiceRoom, wishes: list[Wish]) -> list[Wish]:

@@ -63,6 +63,7 @@ class Asked:
     call: Call
     merchant_id: Id
     operation: str
+    # The request; of an action, with the invoice it is about (move_invoice.py).
     rid: Id
     fingerprint: bytes
 
@@ -70,6 +71,7 @@ class Asked:
 @dataclass(slots=True)
 class _UnderWay:
     asked: Asked
+    # Its name in Redis; empty if it was not known when this began.
     key: bytes
     marker: bytes
     # The outcome once it is final; cancelled if this try ended without one.
@@ -79,9 +81,10 @@ class _UnderWay:
 class Outcomes:
     """Requests under way in this process, and the cache of outcomes in Redis."""
 
-    def __init__(self, redis: Redis | None, mac_key: bytes, epoch: str) -> None:
+    def __init__(self, redis: Redis | None, mac_key: bytes) -> None:
         self._redis, self._mac_key = redis, mac_key
-        self._prefix = f"ic:{epoch}:".encode()
+        # Which life of the database the entries belong to (cache_epoch.py); None: not known, so Redis is not asked.
+        self.epoch: str | None = None
         self._under_way: dict[Id, _UnderWay] = {}
         self._waiters = 0
         self._tasks: set[asyncio.Task[None]] = set()
@@ -90,6 +93,10 @@ class Outcomes:
         self._clear = client.register_script(CLEAR) if client else None
         self._renew = client.register_script(RENEW) if client else None
         self._keep = client.register_script(KEEP) if client else None
+
+    def sees(self) -> bool:
+        """Whether Redis can be asked now: if not, a look finds only what is under way in this process."""
+        return self._redis is not None and self.epoch is not None and self._redis.available()
 
     async def look(self, asked: Sequence[Asked]) -> tuple[list[int], list[Call]]:
         """Answers what is known and marks the rest as under way.
@@ -129,11 +136,11 @@ class Outcomes:
                 one.call.refuse(ConcurrentRequest())
 
     async def _look_in_redis(self, asked: Sequence[Asked], first: list[int], waiting: list[Call]) -> list[int]:
-        if self._redis is None or self._look is None or not first:
+        if self._redis is None or self._look is None or self.epoch is None or not first:
             return first
         mine = [self._under_way[asked[p].rid] for p in first]
         found = await self._redis.try_(
-            self._look(keys=[m.key for m in mine], args=[MARKER_MS, *(m.marker for m in mine)])
+            partial(self._look, keys=[m.key for m in mine], args=[MARKER_MS, *(m.marker for m in mine)])
         )
         if found is None:
             CACHE.labels(result="skipped").inc(len(first))
@@ -175,9 +182,10 @@ class Outcomes:
         while self._redis is not None and self._renew is not None:
             await asyncio.sleep(RENEW_S)
             mine = [self._under_way[a.rid] for a in asked if a.rid in self._under_way]
+            mine = [here for here in mine if here.key]
             if mine:
                 await self._redis.try_(
-                    self._renew(keys=[m.key for m in mine], args=[MARKER_MS, *(m.marker for m in mine)])
+                    partial(self._renew, keys=[m.key for m in mine], args=[MARKER_MS, *(m.marker for m in mine)])
                 )
 
     def settle(self, asked: Iterable[Asked], final: Callable[[Call], tuple[bytes, bytes] | None]) -> None:
@@ -190,6 +198,8 @@ class Outcomes:
                 continue
             outcome = final(one.call)
             self._end(one.rid, outcome)
+            if not here.key:
+                continue
             if outcome is None:
                 clear.append((here.key, here.marker))
             else:
@@ -203,17 +213,12 @@ class Outcomes:
 
     async def _write(self, command) -> None:  # type: ignore[no-untyped-def]
         if self._redis is not None:
-            await self._redis.try_(command())
+            await self._redis.try_(command)
 
     def _begin(self, one: Asked) -> _UnderWay:
-        key = (
-            self._prefix
-            + one.merchant_id.hex().encode()
-            + b":"
-            + one.operation.encode()
-            + b":"
-            + one.rid.hex().encode()
-        )
+        key = b""
+        if self.epoch is not None:
+            key = f"ic:{self.epoch}:{one.merchant_id.hex()}:{one.operation}:{one.rid.hex()}".encode()
         ended = asyncio.get_running_loop().create_future()
         return _UnderWay(one, key, _MARKER + new_id() + one.fingerprint, ended)
 
@@ -253,7 +258,7 @@ class Outcomes:
         until = asyncio.get_running_loop().time() + one.call.wait_ms / 1_000
         try:
             while self._redis is not None and asyncio.get_running_loop().time() < until:
-                value = await self._redis.try_(self._redis.client.get(key))
+                value = await self._redis.try_(partial(self._redis.client.get, key))
                 if value is None:
                     break
                 outcome = self._open(key, value)  # type: ignore[arg-type]

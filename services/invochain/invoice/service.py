@@ -9,7 +9,7 @@ from invochain.chassis.batch import TASK_LIFE_S
 from invochain.chassis.channel import Channel
 from invochain.chassis.key_set import KeySet, MerchantKeys
 from invochain.chassis.pages import Pages
-from invochain.chassis.postgres import Postgres, Sql
+from invochain.chassis.postgres import Postgres
 from invochain.chassis.process import Running
 from invochain.chassis.redis import Redis
 from invochain.chassis.replica import Reader, split_urls
@@ -17,6 +17,7 @@ from invochain.chassis.settings import Settings
 from invochain.chassis.tokens import Authenticator, ServiceIdentity
 from invochain.durable.operator_servicer import OperatorServicer
 from invochain.invoice import law_tables
+from invochain.invoice.cache_epoch import CacheEpoch
 from invochain.invoice.inventory_port import InventoryPort
 from invochain.invoice.outcomes import Outcomes
 from invochain.invoice.parties import Parties
@@ -33,8 +34,6 @@ async def start(settings: Settings) -> Running:
     identity = ServiceIdentity("invoice", keys)
     postgres = await Postgres.connect(settings.database_url("invoice"), name="invoice", size=settings.pool_size)
     await pools.insist(settings, "invoice", postgres, connections(settings.batch_slots))
-    async with postgres.reading() as tx:
-        epoch = await tx.fetchval(EPOCH)
     reader = await Reader.open(
         postgres,
         settings.database_url("invoice"),
@@ -43,6 +42,9 @@ async def start(settings: Settings) -> Running:
         size=settings.pool_size,
     )
     redis = Redis(settings.redis_url) if settings.redis_url else None
+    outcomes = Outcomes(redis, keys.cache_mac_key)
+    cache_epoch = CacheEpoch(postgres, outcomes)
+    await cache_epoch.start()
     merchant_service = Channel(settings.merchant_address, identity, "the merchant directory")
     open_s = settings.breaker_open_ms / 1_000
     inventory = InventoryPort(Channel(settings.inventory_address, identity, "the inventory"), open_s)
@@ -52,7 +54,7 @@ async def start(settings: Settings) -> Running:
         reader=reader,
         inventory=inventory,
         parties=Parties(postgres, merchant_service, open_s),
-        outcomes=Outcomes(redis, keys.cache_mac_key, epoch),
+        outcomes=outcomes,
         settlers=Settlers(inventory, postgres),
         audit_key=keys.audit_mac_key,
         pages=Pages(keys.page_token_key),
@@ -64,6 +66,7 @@ async def start(settings: Settings) -> Running:
     operators = OperatorServicer("invoice", postgres, room.pages, repairs(postgres, inventory))
     closers = [
         servicer.drain,
+        cache_epoch.close,
         inventory.close,
         merchant_service.close,
         merchant_keys.close,
@@ -89,12 +92,3 @@ def lanes_at_once(settings: Settings) -> int:
     """Connections that may wait for a busy series: what batches and reads leave, four at most."""
     others = sum(connections(settings.batch_slots).values()) - 1
     return min(4, settings.pool_size - others)
-
-
-# A failover or a restore changes it, and with it every cache key (PROTOCOL 7).
-EPOCH = Sql(
-    "cache_epoch",
-    """
-SELECT (SELECT timeline_id FROM pg_control_checkpoint())::text || '.' || (SELECT max(epoch) FROM restore_epoch)::text
-""",
-)

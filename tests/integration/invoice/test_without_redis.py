@@ -13,7 +13,9 @@ import redis.asyncio as redis
 
 from invochain.api.invoice.v1 import invoice_service_pb2 as pb
 from invochain.api.invoice.v1.invoice_service_pb2_grpc import InvoiceServiceStub
+from invochain.chassis import secrets
 from tests.integration.invoice.probes import another_door, outcome
+from tests.kit.fault_proxy import Link
 from tests.kit.market import Market, Refused, Trader, fresh_key, open_market
 from tests.kit.servers import ValkeyServer
 
@@ -140,6 +142,126 @@ class TestARedisThatFails:
         assert await asyncio.gather(*(client(key) for key in keys for _ in range(2))) == ids
 
 
+@pytest.mark.parametrize("redis_there", [True, False], ids=["redis up", "redis down"])
+class TestTheSameWithAndWithout:
+    """Redis knows nothing that the decision rows do not say."""
+
+    @pytest.fixture
+    async def door(self, market, redis_there) -> AsyncIterator[InvoiceServiceStub]:
+        async with AsyncExitStack() as stack:
+            yield await another_door(market, stack, **({} if redis_there else {"redis_url": ""}))
+
+    async def test_a_buyers_key_is_judged_by_each_seller(self, market, seller, buyer, door):
+        """The row of an action lies beside the invoice: one key for invoices of two sellers is two keys, one key for
+        two invoices of one seller is misuse."""
+        other = await market.register("27")
+        await market.stock_up(other)
+        mine, second = [await market.issue(seller, market.invoice(buyer, market.line(1))) for _ in range(2)]
+        theirs = await market.issue(other, market.invoice(buyer, market.line(1)))
+        key = fresh_key()
+        accepts = [pb.AcceptInvoiceRequest(invoice_id=i.invoice_id) for i in (mine, theirs, second)]
+        told = [await outcome(market, door.AcceptInvoice, accept, buyer, key) for accept in accepts]
+        assert [one.state for one in told[:2]] == [pb.ACCEPTED, pb.ACCEPTED]
+        assert told[2].reason == "KEY_REUSED_WITH_DIFFERENT_PAYLOAD"
+        # And all at once, in one batch or in several.
+        key = fresh_key()
+        invoices = [await market.issue(who, market.invoice(buyer, market.line(1))) for who in (seller, seller, other)]
+        accepts = [pb.AcceptInvoiceRequest(invoice_id=i.invoice_id) for i in invoices]
+        told = await asyncio.gather(*(outcome(market, door.AcceptInvoice, accept, buyer, key) for accept in accepts))
+        assert told[2].state == pb.ACCEPTED
+        misused = [one for one in told[:2] if isinstance(one, Refused)]
+        assert [one.reason for one in misused] == ["KEY_REUSED_WITH_DIFFERENT_PAYLOAD"]
+
+    async def test_a_refused_key_holds_nothing_when_it_is_repeated(self, market, seller, buyer, door, redis_there):
+        """The stock has come meanwhile: the refusal stands, and not even for a moment is a unit taken from others."""
+        key, request = fresh_key(), market.invoice(buyer, market.line(500))
+        assert (await outcome(market, door.CreateInvoice, request, seller, key)).reason == "INSUFFICIENT_STOCK"
+        await market.stock_up(seller, units=1_000)
+        told = await outcome(market, door.CreateInvoice, request, seller, key)
+        assert (told.reason, told.replayed) == ("INSUFFICIENT_STOCK", True)
+        assert await market.sql("inventory", HOLDS_EVER, seller.merchant.merchant_id) == []
+
+
+HOLDS_EVER = "SELECT 1 FROM reservation WHERE merchant_id = $1::text::uuid"
+
+
+class TestARedisBehindALink:
+    """A cache that is slow, paused, emptied, or another one: the main job is done, and no answer changes."""
+
+    @pytest.fixture
+    async def linked(self, market, valkey) -> AsyncIterator[tuple[Link, InvoiceServiceStub]]:
+        link = await Link("redis", valkey.host, valkey.port).start()
+        url = market.settings.redis_url.replace(f":{valkey.port}", f":{link.port}")
+        async with AsyncExitStack() as stack:
+            yield link, await another_door(market, stack, redis_url=url)
+        await link.close()
+
+    async def test_of_ten_seconds_latency(self, market, seller, buyer, linked):
+        link, door = linked
+        await main_job(market, seller, buyer, door)
+        link.delay(5.0)
+        begun = time.monotonic()
+        await main_job(market, seller, buyer, door)
+        assert time.monotonic() - begun < 10
+        await copies(market, seller, buyer, [market.invoices, door])
+        assert link.did["delayed"] > 0, "void: nothing was late"
+
+    async def test_that_pauses_its_clients(self, market, valkey, seller, buyer, linked):
+        _link, door = linked
+        client = redis.Redis.from_url(market.settings.redis_url)
+        await client.execute_command("CLIENT", "PAUSE", "3000", "ALL")
+        begun = time.monotonic()
+        await main_job(market, seller, buyer, door)
+        assert time.monotonic() - begun < 10
+        await copies(market, seller, buyer, [market.invoices, door])
+        await client.aclose()
+
+    async def test_that_is_emptied_again_and_again(self, market, seller, buyer, linked):
+        """FLUSHALL between and under requests that are repeated: markers and outcomes go, answers stay."""
+        _link, door = linked
+        await market.stock_up(seller, units=1_000)
+        client = redis.Redis.from_url(market.settings.redis_url)
+        keys, request = [fresh_key() for _ in range(40)], market.invoice(buyer, market.line(1))
+
+        async def ask(key: str) -> str:
+            while True:
+                told = await outcome(market, door.CreateInvoice, request, seller, key)
+                if isinstance(told, pb.Invoice):
+                    return told.invoice_id
+                assert told.code in ("ABORTED", "UNAVAILABLE", "RESOURCE_EXHAUSTED"), told
+                await asyncio.sleep(0.05)
+
+        async def flush() -> None:
+            for _ in range(200):
+                await client.flushall()
+                await asyncio.sleep(0.005)
+
+        flushing = asyncio.create_task(flush())
+        first = await asyncio.gather(*(ask(key) for key in keys for _ in range(2)))
+        await flushing
+        await client.aclose()
+        assert len(set(first)) == len(keys)
+        assert await asyncio.gather(*(ask(key) for key in keys for _ in range(2))) == first
+
+    async def test_whose_replica_takes_over_empty(self, market, seller, buyer, linked):
+        """The same address is another server from one moment to the next, and it knows nothing."""
+        link, door = linked
+        key, request = fresh_key(), market.invoice(buyer, market.line(1))
+        first = await market.call(door.CreateInvoice, request, seller, key)
+        async with ValkeyServer() as other:
+            # The password goes with the address.
+            client = redis.Redis.from_url(other.url)
+            password = market.settings.redis_url.split("//")[1].split("@")[0].lstrip(":")
+            if password and "@" in market.settings.redis_url:
+                await client.config_set("requirepass", password)
+            await client.aclose()
+            link._target = (other.host, other.port)
+            link.reset()
+            assert await market.call(door.CreateInvoice, request, seller, key) == first
+            await main_job(market, seller, buyer, door)
+            assert link.did["resets"] > 0, "void: nobody was connected"
+
+
 class TestAValueInRedis:
     async def cached(self, market: Market, seller: Trader, buyer: Trader) -> tuple[redis.Redis, bytes, str, pb.Invoice]:
         """An issued invoice and the cache entry of its key. Redis may be left alone for a second after a failure."""
@@ -240,6 +362,23 @@ class TestAValueInRedis:
 
             await market.until(kept_anew)
         assert name in await client.keys("*")
+        await client.aclose()
+
+    async def test_is_not_found_any_more_once_the_database_was_restored(self, market, seller, buyer):
+        """A running service follows: a lie under our own MAC, believed before, is not read a moment after."""
+        client, name, key, invoice = await self.cached(market, seller, buyer)
+        value = await client.get(name)
+        lie = value[33:].replace(invoice.number.encode(), b"FAKE/0000/0001")
+        mac = hmac.digest(secrets.load(market.settings.secrets_dir).cache_mac_key, name + b"\0" + lie, "sha256")
+        await client.set(name, b"O" + mac + lie)
+        request = market.invoice(buyer, market.line(1))
+        assert (await market.issue(seller, request, key)).number == "FAKE/0000/0001"
+        await market.sql("invoice", "INSERT INTO restore_epoch SELECT max(epoch) + 1 FROM restore_epoch")
+
+        async def told_the_truth() -> bool:
+            return await outcome(market, market.invoices.CreateInvoice, request, seller, key) == invoice
+
+        await market.until(told_the_truth)
         await client.aclose()
 
     async def test_is_never_another_keys_however_often_callers_hang_up(self, market, seller, buyer):

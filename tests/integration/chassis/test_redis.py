@@ -1,0 +1,114 @@
+"""The Redis client: late, cancelled and failing commands never answer another's question, and cost little time."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import time
+from collections.abc import AsyncIterator
+from functools import partial
+
+import pytest
+
+from invochain.chassis import redis as chassis_redis
+from invochain.chassis.redis import Redis
+from invochain.chassis.telemetry import REDIS_COMMANDS
+from tests.kit.fault_proxy import Link
+from tests.kit.servers import ValkeyServer
+
+KEYS = 50
+
+
+@pytest.fixture(scope="module")
+def valkey():
+    with ValkeyServer() as server:
+        yield server
+
+
+@pytest.fixture
+async def link(valkey) -> AsyncIterator[Link]:
+    link = await Link("redis", valkey.host, valkey.port).start()
+    yield link
+    await link.close()
+
+
+@pytest.fixture
+async def client(valkey, link) -> AsyncIterator[Redis]:
+    """Through a link, with fifty keys that name themselves."""
+    client = Redis(valkey.url.replace(f":{valkey.port}", f":{link.port}"))
+    await client.client.mset({f"key-{n}": f"value of {n}" for n in range(KEYS)})
+    yield client
+    await client.close()
+
+
+def counted(outcome: str) -> float:
+    return REDIS_COMMANDS.labels(outcome=outcome)._value.get()
+
+
+@pytest.mark.parametrize("tasks", [1_000, pytest.param(10_000, marks=pytest.mark.long)])
+async def test_a_cancelled_command_never_answers_another(client, link, monkeypatch, tasks):
+    """Tasks are cancelled at any moment while answers take a while: whoever is answered is answered his own."""
+    monkeypatch.setattr(chassis_redis, "COMMAND_TIMEOUT_S", 5.0)
+    chance = random.Random(20260722)
+    link.delay(0.002)
+    answered = cancelled = 0
+
+    async def one(n: int) -> bytes | None:
+        return await client.try_(partial(client.client.get, f"key-{n}"))
+
+    for _ in range(0, tasks, 20):
+        asked = [chance.randrange(KEYS) for _ in range(20)]
+        running = [asyncio.create_task(one(n)) for n in asked]
+        for task in running:
+            if chance.random() < 0.5:
+                asyncio.get_running_loop().call_later(chance.uniform(0, 0.006), task.cancel)
+        for n, told in zip(asked, await asyncio.gather(*running, return_exceptions=True), strict=True):
+            if isinstance(told, asyncio.CancelledError):
+                cancelled += 1
+            elif told is not None:
+                assert told == b"value of %d" % n
+                answered += 1
+    assert cancelled > tasks / 10, "void: nobody was cancelled in time"
+    assert answered > tasks / 10
+    link.heal()
+    for n in range(KEYS):
+        assert await one(n) == b"value of %d" % n
+
+
+async def test_ten_seconds_of_latency_cost_75_ms_a_second(client, link):
+    """Three commands wait 25 ms each, then Redis is left alone for a second; later replies go to nobody."""
+    late, skipped = counted("late"), counted("skipped")
+    link.delay(5.0)
+    begun = time.monotonic()
+    for n in range(20):
+        assert await client.try_(partial(client.client.get, f"key-{n}")) is None
+    assert time.monotonic() - begun < 1.0
+    assert counted("late") - late == 3
+    assert counted("skipped") - skipped == 17
+    link.heal()
+    async with asyncio.timeout(10):
+        while (told := await client.try_(partial(client.client.get, "key-7"))) is None:
+            await asyncio.sleep(0.05)
+    assert told == b"value of 7"
+
+
+async def test_a_redis_that_refuses_connections_is_left_alone(client, link):
+    link.down()
+    failed = counted("failed")
+    for _ in range(5):
+        assert await client.try_(partial(client.client.get, "key-1")) is None
+    assert counted("failed") - failed >= 3
+    assert not client.available()
+
+
+async def test_nothing_is_left_over_when_callers_have_gone(client, link):
+    """A command whose caller was cancelled ends by itself; no task and no connection stays behind."""
+    link.delay(0.05)
+    tasks = [asyncio.create_task(client.try_(partial(client.client.get, "key-1"))) for _ in range(10)]
+    await asyncio.sleep(0)
+    for task in tasks:
+        task.cancel()
+    await asyncio.gather(*tasks, return_exceptions=True)
+    async with asyncio.timeout(10):
+        while client._late:
+            await asyncio.sleep(0.01)
