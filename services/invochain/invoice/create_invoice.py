@@ -300,7 +300,12 @@ async def _with_series(room: InvoiceRoom, work: Work, at: list[int]) -> list[int
 
 async def _next_attempt(room: InvoiceRoom, work: Work, at: list[int]) -> list[Call]:
     """An aborted attempt stood in the way (the request began without reading its row): take the next one, once."""
-    ready = await attempts.reopen(room, work, at)
+    ready: list[int] = []
+
+    async def one_transaction(positions: Sequence[int]) -> None:
+        ready.extend(await attempts.reopen(room, work, list(positions)))
+
+    await run_isolating_poison(at, one_transaction, lambda failed, why: _fail(work, failed, why))
     for position in ready:
         work.tombstoned.discard(position)
         work.held.discard(position)
