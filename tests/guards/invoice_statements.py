@@ -309,28 +309,47 @@ async def _(world: World, name: str) -> None:
         "to nobody's party": ("N4", True, "G1", "2026-27", "27BBBBB0000B1Z5"),
     }
 
-    async def inserted(merchant: str, kind: str) -> list[tuple[str, str | None]]:
-        n = len(drafts)
-        made = ids(drafts)
-        numbers, by_client, gstins, years, buyers = (list(column) for column in zip(*drafts.values(), strict=True))
-        rows = await world.returned(
+    async def inserted(merchants: str, kind: str) -> dict[str, list[tuple[str, str | None]]]:
+        """Per merchant: what was issued, and its buyer. All of them ask for the same ids, in one statement."""
+        asked = [(merchant, draft) for merchant in merchants for draft in drafts]
+        n, made, owners = len(asked), ids(draft for _, draft in asked), ids(merchant for merchant, _ in asked)
+        columns = zip(*(drafts[draft] for _, draft in asked), strict=True)
+        numbers, by_client, gstins, years, buyers = (list(column) for column in columns)
+        names = [f"{merchant}/{draft}" for merchant, draft in asked]
+        places = await world.returned(
             name,
             *(1, kind, dt.datetime.now(dt.UTC)),
-            *([id_(merchant)] * n, made, made, [1] * n, [PRINT] * n, numbers, by_client, gstins, years, ["B2B"] * n),
+            *(owners, made, made, [1] * n, [PRINT] * n, numbers, by_client, gstins, years, ["B2B"] * n),
             *([TODAY] * n, buyers, [None] * n, [False] * n),
             *([[0] * n] * 10),
-            *([True] * n, ["COMPLIANT"] * n, [b""] * n, [bytes(32)] * n),
-            of="invoice_id",
+            *([True] * n, ["COMPLIANT"] * n, [b""] * n, [bytes(32)] * n, [bytes(32)] * n, owners, [bytes(16)] * n),
+            *(ids(f"event of {one}" for one in names), [0] * n, [b""] * n, [""] * n),
+            # One line each, which says whose it is.
+            *(list(range(n)), [1] * n, names, [""] * n, ["NOS"] * n, [False] * n, *([[0] * n] * 12)),
+            *(0, bytes(32), "invochain.invoice.issued.v1"),
+            of="place",
         )
-        text = "SELECT invoice_id, buyer_merchant_id FROM invoice WHERE merchant_id = $1 AND doc_type = $2"
-        linked = await world.connection.fetch(text, id_(merchant), kind)
-        buyer_of = {word(row["invoice_id"]): word(row["buyer_merchant_id"]) for row in linked}
-        return [(row, buyer_of[row]) for row in rows]
+        issued = sorted(asked[place - 1] for place in places)
+        for table, column in (
+            ("audit_entry", "invoice_id"),
+            ("outbox", "aggregate_id"),
+            ("invoice_item", "invoice_id"),
+        ):
+            rows = await world.connection.fetch(f"SELECT merchant_id, {column} FROM {table}")
+            there = sorted((word(row["merchant_id"]), word(row[column])) for row in rows)
+            assert [row for row in there if row[0] in merchants] == issued, f"{table} of what was not issued"
+        rows = await world.connection.fetch("SELECT merchant_id, invoice_id, sku FROM invoice_item")
+        assert all(row["sku"] == f"{word(row['merchant_id'])}/{word(row['invoice_id'])}" for row in rows)
+        text = "SELECT merchant_id, invoice_id, buyer_merchant_id FROM invoice WHERE doc_type = $1"
+        linked = await world.connection.fetch(text, kind)
+        buyer_of = {(word(row[0]), word(row[1])): word(row[2]) for row in linked}
+        told: dict[str, list[tuple[str, str | None]]] = {merchant: [] for merchant in merchants}
+        for merchant, draft in issued:
+            told[merchant].append((draft, buyer_of[merchant, draft]))
+        return told
 
     free = sorted((draft, "C" if draft == "to a party" else None) for draft in drafts)
-    assert await inserted("A", "INV") == [
-        (draft, buyer) for draft, buyer in free if draft not in ("taken", "of the series, by the client")
-    ]
+    kept = [one for one in free if one[0] not in ("taken", "of the series, by the client")]
     # Another merchant's series, and one of another kind of document, are in nobody's way.
-    assert await inserted("D", "INV") == free
-    assert await inserted("E", "DBN") == free
+    assert await inserted("AD", "INV") == {"A": kept, "D": free}
+    assert await inserted("E", "DBN") == {"E": free}
