@@ -199,11 +199,13 @@ async def _(world: World, name: str) -> None:
 
 @scenario("inventory", "purge_reservations")
 async def _(world: World, name: str) -> None:
-    for state in STATES["INVOICE"]:
-        row = {"reservation_id": state, "state": state, "update_time": 100}
-        await world.has("reservation", merchant_id="A", **row)
     young = {"state": "RELEASED", "update_time": 1}
-    await world.has("reservation", merchant_id="A", reservation_id="young", **young)
-    await world.has("reservation", merchant_id="B", reservation_id="RELEASED", **young)
-    await world.has("reservation", merchant_id="A", reservation_id="RELEASED", **{**young, "resolver": "NONE"})
-    assert await world.changed("reservation", name, 50, 10) == {("A", "RELEASED", "INVOICE"): "gone"}
+    # They sort before the old ones in every part of the key: whichever plan a mutant gets, it meets them first.
+    await world.has("reservation", merchant_id="B", reservation_id="recent", resolver="NONE", **young)
+    await world.has("reservation", merchant_id="A", reservation_id="RELEASED", resolver="NONE", **young)
+    await world.has("reservation", merchant_id="B", reservation_id="RELEASED", resolver="INVOICE", **young)
+    for state in STATES["NONE"]:
+        row = {"reservation_id": state, "resolver": "NONE", "state": state, "update_time": 100}
+        await world.has("reservation", merchant_id="B", **row)
+    ended = {("B", state, "NONE"): "gone" for state in ("RELEASED", "EXPIRED")}
+    assert await world.changed("reservation", name, 50, 10) == ended
