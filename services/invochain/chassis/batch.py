@@ -31,6 +31,18 @@ def let_the_next_begin() -> None:
         give_up()
 
 
+_last_step: ContextVar[Callable[[], None] | None] = ContextVar("last_step", default=None)
+
+
+def let_as_many_begin() -> None:
+    """Says that the batch of this task is in its last step: the next one may begin beside it once as many calls wait.
+
+    Fewer would make small batches, and what a batch costs hardly depends on its size. No batch: nothing happens.
+    """
+    if last_step := _last_step.get():
+        last_step()
+
+
 class Collector:
     """Collects calls and runs them in batches, `slots` of them at a time.
 
@@ -54,6 +66,8 @@ class Collector:
         self._running: set[asyncio.Task[None]] = set()
         # Those of them that gave up their slot.
         self._stalled: set[asyncio.Task[None]] = set()
+        # Those in their last step, with the number of their calls.
+        self._ending: dict[asyncio.Task[None], int] = {}
         self._stopped = False
         self._expired = EXPIRED.labels(where=name)
         self._items = BATCH_ITEMS.labels(batch=name)
@@ -76,7 +90,7 @@ class Collector:
         self._start()
 
     def _start(self) -> None:
-        while self._waiting and len(self._running) - len(self._stalled) < self._slots:
+        while self._waiting and self._slot_is_free():
             batch: list[Call] = []
             size = 0
             while self._waiting and len(batch) < self._items_max:
@@ -95,13 +109,25 @@ class Collector:
                 self._running.add(task)
                 task.add_done_callback(self._finished)
 
+    def _slot_is_free(self) -> bool:
+        busy = len(self._running) - len(self._stalled)
+        if busy < self._slots:
+            return True
+        return busy - len(self._ending) < self._slots and len(self._waiting) >= max(self._ending.values())
+
     def _finished(self, task: asyncio.Task[None]) -> None:
         self._running.discard(task)
         self._stalled.discard(task)
+        self._ending.pop(task, None)
         self._start()
 
+    def _end(self, task: asyncio.Task[None], items: int) -> None:
+        if task not in self._stalled:
+            self._ending[task] = items
+            self._start()
+
     def _stall(self, task: asyncio.Task[None]) -> None:
-        if task in self._running and len(self._stalled) < STALLED_MAX:
+        if task in self._running and task not in self._ending and len(self._stalled) < STALLED_MAX:
             self._stalled.add(task)
             self._start()
 
@@ -109,6 +135,7 @@ class Collector:
         task = asyncio.current_task()
         assert task is not None
         _give_up_slot.set(partial(self._stall, task))
+        _last_step.set(partial(self._end, task, len(batch)))
         self._items.observe(len(batch))
         try:
             async with asyncio.timeout(TASK_LIFE_S):

@@ -7,6 +7,7 @@ from collections.abc import Collection, Mapping, Sequence
 
 from invochain import core
 from invochain.chassis import clock, faults
+from invochain.chassis.batch import let_as_many_begin
 from invochain.chassis.call import Call, reply_all
 from invochain.chassis.isolate import run_isolating_poison
 from invochain.chassis.postgres import CommitUnknown
@@ -137,7 +138,10 @@ async def issue(room: InvoiceRoom, work: Work, at: list[int], *, second_try: boo
     # Whose caller has too little time left by now keeps his hold: only a row could say that it is for nothing.
     at = [position for position in at if position not in work.tombstoned and _in_time(work, position)]
     if at:
-        await run_isolating_poison(at, one_transaction, lambda failed, why: _fail(work, failed, why))
+        # One DECIDE at a time: they would meet at the counter of their series. The next batch reserves meanwhile.
+        async with room.deciding:
+            let_as_many_begin()
+            await run_isolating_poison(at, one_transaction, lambda failed, why: _fail(work, failed, why))
     handed = to_lanes(room, work, lanes)
     for day, positions in other_day.items():
         handed += await _on_another_day(room, work, positions, day)

@@ -48,6 +48,8 @@ class InvoiceRoom:
     task_life_s: float = TASK_LIFE_S
     # Where operators' lists look for unread events; empty: they say that they did not.
     broker_url: str = ""
+    # Held by the batch that decides (create_invoice.issue).
+    deciding: asyncio.Lock = field(default_factory=asyncio.Lock)
     # Series whose counter row is known to exist.
     series: set[SeriesKey] = field(default_factory=set)
     # What waits for a busy series; it has one batch in flight, and the next one takes all that wait (PROTOCOL 9).

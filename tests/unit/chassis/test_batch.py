@@ -7,7 +7,7 @@ import asyncio
 import pytest
 
 from invochain.chassis import clock
-from invochain.chassis.batch import BATCH_BYTES_MAX, Collector
+from invochain.chassis.batch import BATCH_BYTES_MAX, Collector, let_as_many_begin
 from invochain.chassis.call import ANONYMOUS, Call
 from invochain.errors import BulkheadFull, DeadlineTooShort, InternalError, KeyReused, ShuttingDown
 
@@ -120,3 +120,43 @@ async def test_a_full_queue_and_a_drained_one_refuse():
     assert first.answer.done()
     with pytest.raises(ShuttingDown):
         collect.put([a_call()])
+
+
+async def test_beside_a_batch_in_its_last_step_the_next_begins_once_it_is_as_large():
+    """Three calls decide. Two that wait leave the slot alone, the third takes it; no third batch begins beside both."""
+    batches: list[int] = []
+    first, then, others = asyncio.Event(), asyncio.Event(), asyncio.Event()
+
+    async def run(calls: list[Call]) -> None:
+        batches.append(len(calls))
+        if len(batches) == 1:
+            await first.wait()
+        elif len(batches) == 2:
+            let_as_many_begin()
+            await then.wait()
+        else:
+            await others.wait()
+        for call in calls:
+            call.reply(b"")
+
+    collect = collector(run)
+    calls = [a_call() for _ in range(14)]
+    collect.put(calls[:1])
+    collect.put(calls[1:4])
+    await asyncio.sleep(0)
+    first.set()
+    await calls[0].answer
+    await asyncio.sleep(0)
+    collect.put(calls[4:6])
+    await asyncio.sleep(0)
+    assert batches == [1, 3]
+    collect.put(calls[6:7])
+    await asyncio.sleep(0)
+    assert batches == [1, 3, 3]
+    collect.put(calls[7:])
+    await asyncio.sleep(0)
+    assert batches == [1, 3, 3]
+    then.set()
+    others.set()
+    await asyncio.gather(*(call.answer for call in calls))
+    assert batches == [1, 3, 3, 7]
