@@ -24,7 +24,7 @@ from invochain.chassis.isolate import run_isolating_poison
 from invochain.chassis.postgres import Postgres, Sql, Tx
 from invochain.chassis.settings import Settings
 from invochain.chassis.telemetry import INVENTORY_RESERVE, RESERVATION_FAILURES
-from invochain.errors import DependencyDown, KeyReused, MalformedRequest, Refusal, invalid
+from invochain.errors import ConcurrentRequest, DependencyDown, KeyReused, MalformedRequest, Refusal, invalid
 from invochain.inventory import partner_keys, stock_rows
 from invochain.inventory.lanes import Lanes
 from invochain.inventory.reservation import BATCH_WAIT_S, INVOICE, NONE, PENDING, faulty, refusal_of, repeated
@@ -125,6 +125,7 @@ class Reserving:
                 batch.open, lambda chosen: batch.decide(self._postgres, list(chosen), wait=wait), batch.fail
             )
         await faults.reach("reserve.committed")
+        batch.judge_unlike()
         batch.measure()
         for index, key in batch.busy.items():
             self._go_on(batch, index, key)
@@ -174,23 +175,21 @@ class Batch:
         self.replayed: set[int] = set()
         self.busy: dict[int, tuple[bytes, str]] = {}
         self._same_as: dict[int, int] = {}
+        # Later holds under an id that an earlier one of the batch has with another body.
+        self._unlike: dict[int, int] = {}
         self._results: dict[int, pb.ReserveStockResult] = {}
         for place, why in self.holds.malformed:
             asked[place].refuse(MalformedRequest(why))
         for index, broken in self.holds.faults():
             self.outcomes[index] = faulty(broken)
         for later, earlier, same in self.holds.repeats():
-            if same:
-                self._same_as[later] = earlier
-            else:
-                self.outcomes[later] = KeyReused()
+            (self._same_as if same else self._unlike)[later] = earlier
         for call, start, end in self._calls():
             for index in range(start, end):
                 if self.resolvers[index] != call.resolver:
                     self.outcomes[index] = invalid("resolver", "RESOLVER_UNKNOWN", f"{call.resolver} is wanted here")
-        self.open = [
-            index for index in range(len(self.holds)) if index not in self.outcomes and index not in self._same_as
-        ]
+        repeats = {*self._same_as, *self._unlike}
+        self.open = [index for index in range(len(self.holds)) if index not in self.outcomes and index not in repeats]
 
     def _calls(self) -> list[tuple[Asked, int, int]]:
         starts = self.holds.starts
@@ -224,6 +223,14 @@ class Batch:
                 return
         self.fail(chosen, DependencyDown("the stock, which changes too fast,"))
 
+    def judge_unlike(self) -> None:
+        """Answers holds under the id of an earlier one, once that is decided: the id is used only if it was granted."""
+        for later, earlier in self._unlike.items():
+            if later in self.outcomes or earlier in self.busy:
+                continue
+            granted = not self._result(earlier).HasField("error")
+            self.outcomes[later] = KeyReused() if granted else ConcurrentRequest()
+
     def measure(self) -> None:
         """Counts what this pass decided."""
         told = Counter(o if isinstance(o, str) else o.reason for o in self.outcomes.values())
@@ -239,6 +246,7 @@ class Batch:
         del self.busy[index]
         if replayed:
             self.replayed.add(index)
+        self.judge_unlike()
         self.answer()
 
     def answer(self) -> list[Asked]:
@@ -247,7 +255,7 @@ class Batch:
         for call, start, end in self._calls():
             holds = range(start, end)
             first = [self._same_as.get(index, index) for index in holds]
-            if any(index in self.busy for index in first):
+            if any(index in self.busy or self._unlike.get(index) in self.busy for index in first):
                 left.append(call)
             elif not call.answer.done():
                 replayed = bool(holds) and all(index in self.replayed or index in self._same_as for index in holds)

@@ -103,6 +103,20 @@ class TestBatchReserveStock:
         assert reason_of(other.error) == reason_of(later.error) == "KEY_REUSED_WITH_DIFFERENT_PAYLOAD"
         assert await shop.stock("BOLT") == (9_000, 1_000)
 
+    async def test_another_body_beside_a_first_that_is_refused_is_no_reuse(self, shop: Shop) -> None:
+        """CONCURRENT_REQUEST, retryable: the id is not used by a hold that was not granted (PROTOCOL R5)."""
+        await shop.add("BOLT", 9_000)
+        greedy = wanted({"BOLT": 9_001})
+        modest = wanted({"BOLT": 2_000}, fingerprint=b"g" * 32)
+        modest.reservation_id, modest.rid = greedy.reservation_id, greedy.rid
+
+        one, other = await shop.reserve(greedy, modest)
+        (later,) = await shop.reserve(modest)
+
+        assert [reason_of(one.error), reason_of(other.error)] == ["INSUFFICIENT_STOCK", "CONCURRENT_REQUEST"]
+        assert later.state == pb.PENDING
+        assert await shop.stock("BOLT") == (9_000, 2_000)
+
     async def test_a_reserve_that_comes_after_its_release_is_refused(self, shop: Shop) -> None:
         """A tombstone answers RESERVATION_TOMBSTONED: retryable, for the maker's next attempt."""
         await shop.add("BOLT", 9_000)
