@@ -114,7 +114,7 @@ class Shop:
             reader=None,  # type: ignore[arg-type]
             inventory=inventory,
             parties=Parties(postgres, Network(self.world, lambda: self.inventory)),  # type: ignore[arg-type]
-            outcomes=Outcomes(None, bytes(32), ""),
+            outcomes=Outcomes(None, bytes(32)),
             settlers=Settlers(inventory, postgres),
             audit_key=self.audit_key,
             pages=Pages(bytes(32)),
