@@ -373,3 +373,15 @@ class Documents:
 
 
 BENDS = ("bend_header", "bend_party", "bend_party", "bend_original", "bend_item", "bend_item", "bend_number")
+
+
+def lawful_documents(seed: int) -> Iterator[dict]:
+    """Lawful documents of a stream, some notes with the original's value around the B2CL limits."""
+    stream = Documents(seed)
+    for document, mode, _ in stream:
+        if mode != "compute" or judge(document, mode, None)[0] or len(document["items"]) > 20:
+            continue
+        if document["doc_type"] != "INV" and stream.chance(0.5):
+            values = ("100000.00", "100000.01", "250000.00", "250000.01")
+            document["original"] |= {"value": stream.one_of(values)}
+        yield document

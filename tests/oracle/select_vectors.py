@@ -1,7 +1,8 @@
-"""Writes tests/vectors/gst-oracle/documents.json: generated documents with the oracle's answers, in the vector format.
+"""Writes tests/vectors/gst-oracle: generated documents and returns with the oracle's answers, in the vector format.
 
-`python -m tests.oracle.select_vectors` keeps few of many generated cases: each pair of mode and violation,
-and each combination of what a lawful document can be. Rust, Python and the mutation tests read them like any vectors.
+`python -m tests.oracle.select_vectors` keeps few of many generated cases: each pair of mode and violation, each
+combination of what a lawful document can be, each section of a return and whatever else its sums can hold. Rust, Python
+and the mutation tests read them like any vectors.
 """
 
 from __future__ import annotations
@@ -12,11 +13,13 @@ from collections import Counter
 from itertools import islice
 from pathlib import Path
 
-from .documents import Case, Documents
+from .documents import Case, Documents, lawful_documents
 from .gst_oracle import judge
+from .returns_oracle import classify, summarise
 
-TARGET = Path(__file__).parents[1] / "vectors" / "gst-oracle" / "documents.json"
+TARGET = Path(__file__).parents[1] / "vectors" / "gst-oracle"
 CASES = 60_000
+RETURNS, PERIOD = 6_000, 3
 EACH = 1
 BYTES_MAX = 2_500
 
@@ -39,7 +42,7 @@ def traits(case: Case, errors: set[tuple[str, str]], computed: dict | None) -> s
     return out
 
 
-def main() -> None:
+def documents() -> list[str]:
     seen: Counter[tuple] = Counter()
     vectors = []
     for case in islice(Documents(42), CASES):
@@ -52,12 +55,54 @@ def main() -> None:
         expected: dict = {"ok": not errors, "errors": [{"code": code, "path": path} for code, path in sorted(errors)]}
         if not errors:
             expected["computed"] = computed
-        vector = {"id": f"O-{len(vectors) + 1:04}", "kind": "document", "title": "generated; answered by the oracle"}
-        vector |= {"mode": mode, "context": {"as_of": today} if today else {}, "input": document, "expected": expected}
-        vectors.append(json.dumps(vector, ensure_ascii=False, separators=(",", ":")))
-    TARGET.parent.mkdir(exist_ok=True)
-    TARGET.write_text('{"format":"invochain-gst-vectors/1","vectors":[\n' + ",\n".join(vectors) + "\n]}\n")
-    print(f"{len(vectors)} vectors, {TARGET.stat().st_size} bytes")
+        how = {"mode": mode, "context": {"as_of": today} if today else {}}
+        vectors.append(written(f"O-{len(vectors) + 1:04}", "document", document, expected, **how))
+    return vectors
+
+
+def returns() -> list[str]:
+    """Each section a document can go to, and periods that together hold each row and each sign a summary can."""
+    seen: set[tuple] = set()
+    vectors: list[str] = []
+    stream = (document for document in lawful_documents(43) if len(json.dumps(document)) <= BYTES_MAX)
+    for _ in range(RETURNS // PERIOD):
+        period = [next(stream) for _ in range(PERIOD)]
+        for document in period:
+            section = classify(document)
+            fresh = {(document["doc_type"], section["section"], section["table"], section["typ"])} - seen
+            if fresh:
+                seen |= fresh
+                expected = {"ok": True, "errors": [], "computed": section}
+                vectors.append(written(f"O-R{len(vectors) + 1:03}", "gstr1_classify", document, expected))
+        summary = summarise(period)
+        if fresh := figures_of(summary) - seen:
+            seen |= fresh
+            expected = {"ok": True, "errors": [], "computed": summary}
+            vectors.append(written(f"O-R{len(vectors) + 1:03}", "return_summary", {"documents": period}, expected))
+    return vectors
+
+
+def figures_of(value: object, path: tuple = ()) -> set[tuple]:
+    """Where a summary has a figure, and whether it is nothing, positive or negative."""
+    if isinstance(value, dict):
+        return {trait for key, inner in value.items() for trait in figures_of(inner, (*path, key))}
+    if isinstance(value, list):
+        return {trait for inner in value for trait in figures_of(inner, path)}
+    if path[-1] in ("pos", "hsn_sc", "rt", "uqc", "count"):
+        return set()
+    return {(*path, value if path[-1] == "side" else -1 if str(value)[0] == "-" else bool(str(value).strip("0.")))}
+
+
+def written(name: str, kind: str, content: dict, expected: dict, **how: object) -> str:
+    vector = {"id": name, "kind": kind, "title": "generated; answered by the oracle", **how}
+    return json.dumps(vector | {"input": content, "expected": expected}, ensure_ascii=False, separators=(",", ":"))
+
+
+def main() -> None:
+    for name, vectors in (("documents", documents()), ("returns", returns())):
+        file = TARGET / f"{name}.json"
+        file.write_text('{"format":"invochain-gst-vectors/1","vectors":[\n' + ",\n".join(vectors) + "\n]}\n")
+        print(f"{name}: {len(vectors)} vectors, {file.stat().st_size} bytes")
 
 
 if __name__ == "__main__":

@@ -6,23 +6,10 @@ import json
 
 from invochain import core
 
-from .documents import Documents
-from .gst_oracle import judge
+from .documents import lawful_documents
 from .returns_oracle import classify, summarise
 
 PERIODS, DOCUMENTS = 150, 12
-
-
-def lawful_documents(seed: int):
-    """Lawful documents of a stream, some notes with the original's value around the B2CL limits."""
-    stream = Documents(seed)
-    for document, mode, _ in stream:
-        if mode != "compute" or judge(document, mode, None)[0] or len(document["items"]) > 20:
-            continue
-        if document["doc_type"] != "INV" and stream.chance(0.5):
-            values = ("100000.00", "100000.01", "250000.00", "250000.01")
-            document["original"] |= {"value": stream.one_of(values)}
-        yield document
 
 
 def ask(kind: str, content: dict) -> dict:

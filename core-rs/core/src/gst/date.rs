@@ -189,6 +189,12 @@ mod tests {
             assert!(next > date);
             date = next;
         }
+        let last = Date::law(2024, 2, 29);
+        assert_eq!((last.year(), last.month(), last.day()), (2024, 2, 29));
+        assert_eq!(
+            (last.to_string(), last.inv01()),
+            ("2024-02-29".into(), "29/02/2024".into())
+        );
         assert_eq!(Date::law(1, 1, 1).day_number(), 0);
         assert_eq!(Date::from_day_number(3_652_058), Date::new(9999, 12, 31));
         assert_eq!(Date::law(YEAR_MAX, 12, 31).plus_days(1), None);

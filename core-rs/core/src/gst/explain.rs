@@ -139,8 +139,11 @@ fn explain_line(
     });
     let on_retail_price = hsn.is_some_and(|hsn| facts.is_on_retail_price(rate_milli, hsn));
     let mut out = Vec::new();
+    let claims = line_claims(line);
     let mut tell = |name: &str, paise: i64, rule: &'static str, how: String| {
         let path = format!("items[{index}].{name}");
+        let claim = claims.iter().find(|(claimed, _)| *claimed == name);
+        let how = stands_as(facts, claim.and_then(|(_, claim)| *claim), how);
         out.push(ExplainedFigure {
             path,
             amount: paise_text(paise),
@@ -220,6 +223,17 @@ fn explain_line(
         };
         tell("cess_nonadvol", figures.cess_nonadvol_paise, "G42", how);
     }
+    let mut tell_given = |name: &str, paise: i64, rule: &'static str| {
+        if paise != 0 {
+            tell(name, paise, rule, "as given".to_owned());
+        }
+    };
+    tell_given(
+        "state_cess_nonadvol",
+        figures.state_cess_nonadvol_paise,
+        "G43",
+    );
+    tell_given("other_charges", figures.other_charges_paise, "G44");
     if figures.state_cess_paise != 0 {
         tell(
             "state_cess",
@@ -250,6 +264,31 @@ fn explain_line(
             note: row.note.clone(),
         }),
         figures: out,
+    }
+}
+
+/// The claims of a line that take the place of a calculated figure in `nic`; of gross the words say so themselves.
+fn line_claims(line: &Line<'_>) -> [(&'static str, Option<i64>); 8] {
+    let claims = &line.claims;
+    let per_unit = line.cess_per_unit_milli.and(line.cess_nonadvol_paise);
+    [
+        ("taxable", claims.taxable_paise),
+        ("igst", claims.igst_paise),
+        ("cgst", claims.cgst_paise),
+        ("sgst", claims.sgst_paise),
+        ("cess", claims.cess_paise),
+        ("cess_nonadvol", per_unit),
+        ("state_cess", claims.state_cess_paise),
+        ("total", claims.total_paise),
+    ]
+}
+
+/// In `nic` an accepted claim is the figure (RULES G51); what would have been calculated stands beside it.
+fn stands_as(facts: &Facts<'_, '_, '_>, claim: Option<i64>, how: String) -> String {
+    if facts.context.mode == Mode::Nic && claim.is_some() {
+        format!("as claimed; calculated: {how}")
+    } else {
+        how
     }
 }
 
@@ -290,32 +329,48 @@ fn explain_totals(facts: &Facts<'_, '_, '_>, computed: &Computed) -> Vec<Explain
         paise_text(totals.other_charges_paise),
         paise_text(totals.round_off_paise),
     );
+    let (sum, both) = ("sum of the lines", "sum of the lines, ad valorem and not");
+    let claims = &facts.document.totals.claims;
     [
-        ("taxable", totals.taxable_paise, "G45", "sum of the lines"),
-        ("igst", totals.igst_paise, "G45", "sum of the lines"),
-        ("cgst", totals.cgst_paise, "G45", "sum of the lines"),
-        ("sgst", totals.sgst_paise, "G45", "sum of the lines"),
         (
-            "cess",
-            totals.cess_paise,
+            "taxable",
+            totals.taxable_paise,
             "G45",
-            "sum of the lines, ad valorem and not",
+            sum,
+            claims.taxable_paise,
         ),
+        ("igst", totals.igst_paise, "G45", sum, claims.igst_paise),
+        ("cgst", totals.cgst_paise, "G45", sum, claims.cgst_paise),
+        ("sgst", totals.sgst_paise, "G45", sum, claims.sgst_paise),
+        ("cess", totals.cess_paise, "G45", both, claims.cess_paise),
         (
             "state_cess",
             totals.state_cess_paise,
             "G45",
-            "sum of the lines, ad valorem and not",
+            both,
+            claims.state_cess_paise,
         ),
-        ("round_off", totals.round_off_paise, "G47", round_off_how),
-        ("total", totals.total_paise, "G48", total_how.as_str()),
+        (
+            "round_off",
+            totals.round_off_paise,
+            "G47",
+            round_off_how,
+            None,
+        ),
+        (
+            "total",
+            totals.total_paise,
+            "G48",
+            total_how.as_str(),
+            claims.total_paise,
+        ),
     ]
     .into_iter()
-    .map(|(name, paise, rule, how)| ExplainedFigure {
+    .map(|(name, paise, rule, how, claim)| ExplainedFigure {
         path: format!("totals.{name}"),
         amount: paise_text(paise),
         rule,
-        how: how.to_owned(),
+        how: stands_as(facts, claim, how.to_owned()),
     })
     .collect()
 }
@@ -323,8 +378,211 @@ fn explain_totals(facts: &Facts<'_, '_, '_>, computed: &Computed) -> Vec<Explain
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::gst::{neutral, PathForm, Tables};
-    use serde_json::json;
+    use crate::gst::{inv01, neutral, PathForm, Tables};
+    use serde_json::{json, Value};
+
+    fn explained(value: &Value, mode: Mode) -> Explanation {
+        let read = if inv01::is_inv01(value) {
+            inv01::read(value)
+        } else {
+            neutral::read(value)
+        }
+        .expect("a document");
+        let context = Context {
+            mode,
+            today: None,
+            tables: Tables::builtin(),
+            form: PathForm::Neutral,
+            number_by_server: false,
+        };
+        explain(&read.document, &context, read.prior).expect("lawful")
+    }
+
+    /// `path amount rule how`, of one line and of the totals.
+    fn told(explanation: &Explanation) -> Vec<String> {
+        let figures = explanation.lines.iter().flat_map(|line| &line.figures);
+        figures
+            .chain(&explanation.totals)
+            .map(|f| format!("{} {} {} {}", f.path, f.amount, f.rule, f.how))
+            .collect()
+    }
+
+    #[test]
+    fn a_payload_of_the_e_invoice_system_is_explained_in_neutral_paths_claims_as_claims() {
+        let value = json!({
+            "TranDtls": {"SupTyp": "B2B"}, "DocDtls": {"Typ": "INV", "No": "E/1", "Dt": "10/10/2025"},
+            "SellerDtls": {"Gstin": "27AAPFU0939F1ZV", "Stcd": "27"},
+            "BuyerDtls": {"Gstin": "29AABCR1718E1ZL", "Stcd": "29", "Pos": "29"},
+            "ItemList": [{"SlNo": "1", "IsServc": "N", "HsnCd": "610910", "Qty": 3, "Unit": "NOS", "UnitPrice": 33.333,
+                "TotAmt": 100, "AssAmt": 100.01, "GstRt": 18, "IgstAmt": 18.5, "OthChrg": 2, "TotItemVal": 120.5}],
+            "ValDtls": {"AssVal": 100, "IgstVal": 18, "TotInvVal": 120},
+        });
+        assert_eq!(
+            told(&explained(&value, Mode::Nic)),
+            [
+                "items[0].gross 100.00 G37 as claimed",
+                "items[0].taxable 100.01 G38 as claimed; calculated: gross 100.00 less discount 0.00",
+                "items[0].igst 18.50 G39 as claimed; calculated: 100.01 x 18 %, half up",
+                "items[0].other_charges 2.00 G44 as given",
+                "items[0].total 120.50 G44 as claimed; calculated: taxable + taxes + cesses + other charges",
+                "totals.taxable 100.00 G45 as claimed; calculated: sum of the lines",
+                "totals.igst 18.00 G45 as claimed; calculated: sum of the lines",
+                "totals.cgst 0.00 G45 sum of the lines",
+                "totals.sgst 0.00 G45 sum of the lines",
+                "totals.cess 0.00 G45 sum of the lines, ad valorem and not",
+                "totals.state_cess 0.00 G45 sum of the lines, ad valorem and not",
+                "totals.round_off 0.00 G47 as given",
+                "totals.total 120.00 G48 as claimed; calculated: line totals - discount 0.00 + other charges 0.00 \
+                 + round-off 0.00",
+            ]
+        );
+    }
+
+    #[test]
+    fn every_way_to_a_figure_has_its_words() {
+        let document = json!({
+            "supply_type": "B2B", "doc_type": "INV", "number": "E1", "date": "2025-10-10",
+            "seller": {"gstin": "27AAPFU0939F1ZV", "state": "27"},
+            "buyer": {"gstin": "29AABCR1718E1ZL", "state": "29", "pos": "29"},
+            "items": [{"sl": "1", "hsn": "24022090", "qty": "2", "unit": "NOS", "unit_price": "50", "gst_rate": "28",
+                "cess_rate": "5", "cess_per_unit": "2.076", "state_cess_rate": "1", "state_cess_nonadvol": "0.50"}],
+        });
+        let with = |changes: Value| {
+            let mut changed = document.clone();
+            for (key, value) in changes.as_object().expect("changes") {
+                match value.as_object().filter(|_| key != "original") {
+                    Some(inner) => {
+                        let target = if key == "item" {
+                            &mut changed["items"][0]
+                        } else {
+                            &mut changed[key]
+                        };
+                        for (key, value) in inner {
+                            target[key] = value.clone();
+                        }
+                    }
+                    None => changed[key] = value.clone(),
+                }
+            }
+            explained(&changed, Mode::Strict)
+        };
+        let plain = with(json!({}));
+        for line in [
+            "items[0].gross 100.00 G37 2.000 x 50.000, half up",
+            "items[0].cess 5.00 G42 100.00 x 5 %, half up",
+            "items[0].cess_nonadvol 4.15 G42 quantity x 2.076 per unit, half up",
+            "items[0].state_cess 1.00 G43 100.00 x 1 %, half up",
+            "items[0].state_cess_nonadvol 0.50 G43 as given",
+        ] {
+            assert!(told(&plain).iter().any(|told| told == line), "{line}");
+        }
+        let no_cess = json!({"cess_rate": null, "cess_per_unit": null, "cess_nonadvol": "3"});
+        let exported =
+            json!({"supply_type": "EXPWP", "buyer": {"gstin": "URP", "state": "96", "pos": "96"}});
+        for (changes, words) in [
+            (
+                json!({"doc_type": "CRN", "original": {"number": "A", "date": "2025-10-01"}, "item": {"qty": "0", "gross": "9"}}),
+                "as given: a line of quantity 0 changes only the value",
+            ),
+            (
+                json!({"item": no_cess}),
+                "items[0].cess_nonadvol 3.00 G42 as given",
+            ),
+            (
+                json!({"reverse_charge": true}),
+                "the buyer pays the tax under reverse charge",
+            ),
+            (exported.clone(), "taxable + taxes + cesses"),
+            (
+                json!({"totals": {"round_off_mode": "NEAREST_RUPEE"}}),
+                "to the nearest rupee, 50 paise up",
+            ),
+            (
+                json!({"date": "2026-03-01", "item": {"gst_rate": "40", "rsp": "70", "cess_rate": null, "cess_per_unit": null}}),
+                "items[0].igst 40.00 G35 2.000 x retail price 70.00 x 40 / (100 + 40), half up",
+            ),
+            (
+                json!({"buyer": {"pos": "27"}}),
+                "items[0].sgst 14.00 G39 100.00 x 28 % / 2, rounded by itself, half up",
+            ),
+            (
+                json!({"item": {"is_service": true, "hsn": "998314", "gst_rate": "18", "qty": null, "cess_rate": null,
+                "cess_per_unit": null}}),
+                "one service at 50.000, half up",
+            ),
+        ] {
+            let told = told(&with(changes.clone()));
+            assert!(
+                told.iter().any(|told| told.contains(words)),
+                "{changes}: {told:#?}"
+            );
+        }
+        let mut without_tax = exported.clone();
+        without_tax["exclude_tax_from_total"] = json!(true);
+        assert!(told(&with(without_tax))
+            .iter()
+            .any(|told| told.contains("the foreign buyer does not pay")));
+        let mut unpaid = exported.clone();
+        unpaid["supply_type"] = json!("EXPWOP");
+        assert!(told(&with(unpaid))
+            .iter()
+            .any(|told| told.ends_with("G40 none: EXPWOP is a supply without payment of tax")));
+
+        for (changes, why, heads) in [
+            (
+                json!({}),
+                "G24: seller state 27 and place of supply 29 differ",
+                "IGST",
+            ),
+            (
+                exported,
+                "G24: supply type EXPWP is always inter-state",
+                "IGST",
+            ),
+            (
+                json!({"seller": {"taxpayer_type": "SEZ"}, "buyer": {"pos": "27"}}),
+                "G24: the seller is in a special economic zone",
+                "IGST",
+            ),
+            (
+                json!({"igst_on_intra": true, "reverse_charge": true, "buyer": {"pos": "27"}}),
+                "G24: integrated tax was asked for on an intra-state supply",
+                "IGST",
+            ),
+            (
+                json!({"buyer": {"pos": "27"}}),
+                "G24: seller state and place of supply are both 27",
+                "CGST and SGST",
+            ),
+        ] {
+            let explanation = with(changes);
+            assert_eq!(
+                (explanation.inter_state_why.as_str(), explanation.heads),
+                (why, heads)
+            );
+        }
+        let note =
+            with(json!({"doc_type": "DBN", "original": {"number": "A", "date": "2025-10-01"}}));
+        assert_eq!(
+            (note.tax_date.as_str(), note.tax_date_why.as_str()),
+            ("2025-10-01", "G17: the date of the original document")
+        );
+        assert_eq!(plain.tax_date_why, "G17: the date of the document");
+        assert_eq!(plain.financial_year, "2025-26");
+        let row = plain.lines[0].rate_row.as_ref().expect("a row");
+        assert_eq!(
+            (row.rate.as_str(), row.in_force_to.as_str()),
+            ("28", "2026-01-31")
+        );
+        assert_eq!(
+            with(json!({"item": {"gst_rate": "18"}})).lines[0]
+                .rate_row
+                .as_ref()
+                .expect("a row")
+                .in_force_to,
+            ""
+        );
+    }
 
     #[test]
     fn a_figure_is_traced_to_its_row_its_day_and_its_rule() {
@@ -334,15 +592,7 @@ mod tests {
             "buyer": {"gstin": "27AABCR1718E1ZP", "state": "27", "pos": "27"},
             "items": [{"sl": "1", "hsn": "610910", "qty": "2", "unit": "NOS", "unit_price": "50", "gst_rate": "12"}],
         });
-        let read = neutral::read(&value).expect("a document");
-        let context = Context {
-            mode: Mode::Strict,
-            today: None,
-            tables: Tables::builtin(),
-            form: PathForm::Neutral,
-            number_by_server: false,
-        };
-        let told = explain(&read.document, &context, read.prior).expect("lawful");
+        let told = explained(&value, Mode::Strict);
         assert_eq!(
             (told.tax_date.as_str(), told.tax_date_why.as_str()),
             ("2025-09-20", "G17: the tax point given")

@@ -172,6 +172,100 @@ mod tests {
     }
 
     #[test]
+    fn every_field_that_a_rule_asks_for_is_carried_over() {
+        let text = r#"{"TranDtls": {"SupTyp": "B2B", "RegRev": "Y", "IgstOnIntra": "Y", "EcmGstin": "E"},
+            "DocDtls": {"Typ": "CRN", "No": "N/1", "Dt": "31/12/2025"},
+            "SellerDtls": {"Gstin": "S", "Stcd": "27"}, "BuyerDtls": {"Gstin": "B", "Stcd": "29", "Pos": "30"},
+            "RefDtls": {"PrecDocDtls": [{"InvNo": "N/0", "InvDt": "01/02/2025"}, {"InvNo": "later"}]},
+            "ItemList": [{"SlNo": "7", "IsServc": "Y", "HsnCd": "998314", "Qty": 1.001, "Unit": "NOS", "UnitPrice": 1.002,
+                "GstRt": 1.003, "Discount": 0.04, "CesRt": 1.005, "CesNonAdvlAmt": 0.06, "StateCesRt": 1.007,
+                "StateCesNonAdvlAmt": 0.08, "OthChrg": 0.09, "Rsp": 0.10, "TotAmt": 0.11, "AssAmt": 0.12, "IgstAmt": 0.13,
+                "CgstAmt": 0.14, "SgstAmt": 0.15, "CesAmt": 0.16, "StateCesAmt": 0.17, "TotItemVal": 0.18}],
+            "ValDtls": {"Discount": 0.21, "OthChrg": 0.22, "RndOffAmt": -0.23, "AssVal": 0.24, "IgstVal": 0.25,
+                "CgstVal": 0.26, "SgstVal": 0.27, "CesVal": 0.28, "StCesVal": 0.29, "TotInvVal": 0.30}}"#;
+        let value: Value = serde_json::from_str(text).expect("JSON");
+        let Read { document, prior } = read(&value).expect("INV-01");
+        assert_eq!(prior, []);
+        let day = |y, m, d| Date::new(y, m, d).map_or(Given::Absent, Given::Known);
+        let line = Line {
+            sl: "7",
+            is_service: true,
+            hsn: "998314",
+            quantity_milli: Some(1_001),
+            unit: "NOS",
+            unit_price_milli: Some(1_002),
+            gst_rate_milli: Some(1_003),
+            discount_paise: Some(4),
+            cess_rate_milli: Some(1_005),
+            cess_per_unit_milli: None,
+            cess_nonadvol_paise: Some(6),
+            state_cess_rate_milli: Some(1_007),
+            state_cess_nonadvol_paise: Some(8),
+            other_charges_paise: Some(9),
+            rsp_paise: Some(10),
+            claims: LineClaims {
+                gross_paise: Some(11),
+                taxable_paise: Some(12),
+                igst_paise: Some(13),
+                cgst_paise: Some(14),
+                sgst_paise: Some(15),
+                cess_paise: Some(16),
+                state_cess_paise: Some(17),
+                total_paise: Some(18),
+            },
+        };
+        let wanted = Document {
+            supply_type: Given::Known(SupplyType::B2b),
+            doc_type: Given::Known(DocType::CreditNote),
+            number: "N/1",
+            date: day(2025, 12, 31),
+            tax_point: Given::Absent,
+            reverse_charge: true,
+            igst_on_intra: true,
+            exclude_tax_from_total: false,
+            ecommerce_gstin: "E",
+            seller: Seller {
+                gstin: "S",
+                state: "27",
+                ..Seller::default()
+            },
+            buyer: Buyer {
+                gstin: "B",
+                state: "29",
+                pos: "30",
+                ..Buyer::default()
+            },
+            original: Some(Original {
+                number: "N/0",
+                date: day(2025, 2, 1),
+                ..Original::default()
+            }),
+            lines: vec![line],
+            totals: Totals {
+                discount_paise: Some(21),
+                other_charges_paise: Some(22),
+                round_off_paise: Some(-23),
+                round_off_mode: Given::Absent,
+                claims: TotalsClaims {
+                    taxable_paise: Some(24),
+                    igst_paise: Some(25),
+                    cgst_paise: Some(26),
+                    sgst_paise: Some(27),
+                    cess_paise: Some(28),
+                    state_cess_paise: Some(29),
+                    total_paise: Some(30),
+                },
+            },
+        };
+        assert_eq!(document, wanted);
+        assert!(!is_inv01(&serde_json::json!({"doc_type": "INV"})));
+        assert!(
+            is_inv01(&serde_json::json!({"DocDtls": {}}))
+                && is_inv01(&serde_json::json!({"TranDtls": {}}))
+        );
+    }
+
+    #[test]
     fn a_number_in_another_notation_is_refused_where_it_stands() {
         let value: Value =
             serde_json::from_str(&PAYLOAD.replace("33.333", "3.3333e1")).expect("JSON");

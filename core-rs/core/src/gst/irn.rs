@@ -93,10 +93,12 @@ pub struct QrPayload {
 }
 
 /// The payload for a document registered at `irn_at` (whose day decides the case of the number).
-/// `None` if the document was not checked, or `irn_at` names no day.
+/// `None` if the document was not checked, or `irn_at` is no moment.
 pub fn qr_payload(document: &Document<'_>, computed: &Computed, irn_at: &str) -> Option<QrPayload> {
     let (date, doc_type) = (document.date.known()?, document.doc_type.known()?.as_str());
-    let generated_on = Date::parse_iso(irn_at.get(..10)?)?;
+    Moment::parse(irn_at)?;
+    let (day, time) = (irn_at.get(..10)?, irn_at.get(11..)?);
+    let generated_on = Date::parse_iso(day)?;
     let mut main: Option<(i64, &str)> = None;
     for (line, figures) in document.lines.iter().zip(&computed.lines) {
         if main.is_none_or(|(largest, _)| figures.taxable_paise > largest) {
@@ -120,7 +122,7 @@ pub fn qr_payload(document: &Document<'_>, computed: &Computed, irn_at: &str) ->
             generated_on,
         )
         .irn,
-        irn_at: irn_at.to_owned(),
+        irn_at: format!("{day} {time}"),
     })
 }
 
@@ -213,6 +215,47 @@ mod tests {
         ] {
             assert_eq!(moment(text), None, "{text}");
         }
+    }
+
+    #[test]
+    fn the_qr_prints_the_moment_with_a_blank_whichever_way_it_was_written() {
+        let value = serde_json::json!({
+            "supply_type": "B2B", "doc_type": "INV", "number": "a/1", "date": "2025-05-31",
+            "seller": {"gstin": "27AAPFU0939F1ZV", "state": "27"},
+            "buyer": {"gstin": "29AABCR1718E1ZL", "state": "29", "pos": "29"},
+            "items": [{"sl": "1", "hsn": "610910", "qty": "1", "unit": "NOS", "unit_price": "1", "gst_rate": "18"},
+                {"sl": "2", "hsn": "3004", "qty": "1", "unit": "NOS", "unit_price": "1", "gst_rate": "5"}],
+        });
+        let read = crate::gst::neutral::read(&value).expect("a document");
+        let context = crate::gst::Context {
+            mode: crate::gst::Mode::Compute,
+            today: None,
+            tables: crate::gst::Tables::builtin(),
+            form: crate::gst::PathForm::Neutral,
+            number_by_server: false,
+        };
+        let computed = crate::gst::check(&read.document, &context, read.prior).expect("lawful");
+        let qr = |at| qr_payload(&read.document, &computed, at);
+        let [blank, letter] =
+            ["2025-06-01 00:00:00", "2025-06-01T00:00:00"].map(|at| qr(at).expect("a payload"));
+        assert_eq!(
+            (&blank, blank.irn_at.as_str()),
+            (&letter, "2025-06-01 00:00:00")
+        );
+        assert_eq!(
+            (
+                blank.number.as_str(),
+                blank.main_hsn.as_str(),
+                blank.total.as_str()
+            ),
+            ("A/1", "610910", "2.23")
+        );
+        assert_eq!((blank.date.as_str(), blank.item_count), ("31/05/2025", 2));
+        // The day before, the case of the number was kept.
+        let before = qr("2025-05-31 23:59:59").expect("a payload");
+        assert_eq!(before.number, "a/1");
+        assert_ne!(before.irn, blank.irn);
+        assert_eq!((qr("2025-06-01"), qr("2025-06-01 24:00:00")), (None, None));
     }
 
     #[test]
