@@ -321,3 +321,22 @@ impl Gstr3b {
 pub fn payable_rupees(paise: i64) -> i64 {
     nearest_rupee(paise) / 100
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn tax_payable_is_in_whole_rupees_fifty_paise_up() {
+        for (paise, rupees) in [
+            (0, 0),
+            (49, 0),
+            (50, 1),
+            (12_349, 123),
+            (12_350, 124),
+            (-50, 0),
+        ] {
+            assert_eq!(payable_rupees(paise), rupees, "{paise}");
+        }
+    }
+}
