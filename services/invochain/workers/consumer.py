@@ -42,7 +42,7 @@ RETRY_S_MAX = 1.0
 
 # The trouble is not in the event: everything is brought again, nothing is looked at one by one.
 _PASSING_CODES = {Code.UNAVAILABLE, Code.DEADLINE_EXCEEDED, Code.ABORTED, Code.RESOURCE_EXHAUSTED, Code.CANCELLED}
-_PASSING = (*TIMED_OUT, *COLLIDED, CommitUnknown, asyncpg.PostgresConnectionError, OSError, TimeoutError)
+PASSING = (*TIMED_OUT, *COLLIDED, CommitUnknown, asyncpg.PostgresConnectionError, OSError, TimeoutError)
 
 
 class Unreadable(Exception):
@@ -228,7 +228,7 @@ class Listener:
 
 def passes(failure: Exception) -> bool:
     """Whether the trouble is not in the event."""
-    return isinstance(failure, _PASSING) or (isinstance(failure, Refusal) and failure.code in _PASSING_CODES)
+    return isinstance(failure, PASSING) or (isinstance(failure, Refusal) and failure.code in _PASSING_CODES)
 
 
 def _type(record: Delivered) -> str:

@@ -152,7 +152,17 @@ class Drain:
         """Sends on what comes next of each aggregate that is drained; returns how much was done."""
         async with self._parking.postgres.reading() as tx:
             aggregates = await parking.draining(tx, self._consumer)
-        return sum([await self._drain(aggregate) for aggregate in aggregates])
+        done = 0
+        failure: BaseException | None = None
+        for aggregate in aggregates:
+            try:
+                done += await self._drain(aggregate)
+            except (Refusal, *consumer.PASSING) as failed:
+                # One that waits for something must not keep the others waiting; the runner hears of it in the end.
+                failure = failure or failed
+        if failure is not None:
+            raise failure
+        return done
 
     async def _drain(self, aggregate: str) -> int:
         async with self._parking.postgres.reading() as tx:
