@@ -6,7 +6,7 @@ Any transport makes a `Call` and waits for its answer, so a second, faster one u
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 
 from google.protobuf.message import Message
@@ -67,6 +67,8 @@ class Call:
     # Metadata that go out with the answer.
     replayed: bool = False
     out: dict[str, str] = field(default_factory=dict)
+    # Awaited before a replay leaves, where there is something to add to it (a method that collects has no "after").
+    on_replay: Callable[[Call], Awaitable[None]] | None = None
 
     def remaining(self) -> float:
         """Seconds until the deadline; negative when it has passed."""

@@ -101,6 +101,7 @@ class Handler:
         self._authenticator = authenticator
         self._log = log(name)
         self._streams: set[Requests] = set()
+        self._tasks: set[asyncio.Task[None]] = set()
         self._stopping = False
 
     async def unary(self, method: Method, came: Incoming) -> Outcome:
@@ -114,6 +115,7 @@ class Handler:
                     method.function(call)
                     # The batch's task is not the caller's: one who hangs up cancels nothing (PROTOCOL 3).
                     answer = await asyncio.shield(call.answer)
+                    await _dress(call)
                 elif method.request_type is None:
                     answer = await method.function(call)
                 else:
@@ -133,10 +135,26 @@ class Handler:
         call = _call(method, came)
         here = trace.current.set(call.trace)
 
-        def answered(answer: asyncio.Future[bytes]) -> None:
+        def tell(answer: asyncio.Future[bytes]) -> None:
             method.seconds.observe(clock.monotonic() - call.arrived)
             error = answer.exception()
             told(self._ended(method, call, error) if error else self._answered(method, call, answer.result()))
+
+        async def dress_and_tell() -> None:
+            try:
+                await _dress(call)
+            except Exception as error:  # noqa: BLE001 - judged as in `unary`: the answer must leave, whatever it is
+                told(self._ended(method, call, error))
+            else:
+                tell(call.answer)
+
+        def answered(answer: asyncio.Future[bytes]) -> None:
+            if call.replayed and call.on_replay is not None and answer.exception() is None:
+                task = asyncio.create_task(dress_and_tell())
+                self._tasks.add(task)
+                task.add_done_callback(self._tasks.discard)
+            else:
+                tell(answer)
 
         call.answer.add_done_callback(answered)
         try:
@@ -333,6 +351,11 @@ def _check_key(call: Call, method: Method, metadata: Mapping[str, str]) -> None:
 def _initial(call: Call) -> Metadata:
     replayed = (("x-idempotent-replayed", "true"),) if call.replayed else ()
     return (*call.out.items(), ("x-request-id", call.request_id), *replayed)
+
+
+async def _dress(call: Call) -> None:
+    if call.replayed and call.on_replay is not None:
+        await call.on_replay(call)
 
 
 def _bytes(answer: bytes | Message) -> bytes:

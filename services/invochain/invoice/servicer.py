@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Collection
+from functools import partial
 
 from invochain import core
 from invochain.api.invoice.v1 import invoice_service_pb2 as api
@@ -62,9 +63,11 @@ class InvoiceServicer:
         await self._moving.drain()
         await self._room.drain()
 
-    @rpc(key=True, roles=SELLERS)
-    async def CreateInvoice(self, call: Call) -> bytes:
-        return await self._created(call)
+    @rpc(key=True, roles=SELLERS, collects=True)
+    def CreateInvoice(self, call: Call) -> None:
+        call.on_replay = self._date_replay
+        call.answer.add_done_callback(partial(_count, call))
+        self._creating.put([call])
 
     @rpc(roles=SELLERS)
     async def BatchCreateInvoices(self, call: Call) -> bytes:
@@ -165,13 +168,6 @@ class InvoiceServicer:
             raise ValidationFailed(broken)
         return items, all_or_nothing
 
-    async def _created(self, call: Call) -> bytes:
-        self._creating.put([call])
-        answer = await self._outcome(call)
-        if call.replayed:
-            await self._date_replay(call)
-        return answer
-
     async def _date_replay(self, call: Call) -> None:
         """A replay comes with a token too: whoever was cut off and asks again reads what was written the first time."""
         if token := await self._room.reader.token():
@@ -180,13 +176,10 @@ class InvoiceServicer:
     async def _outcome(self, call: Call) -> bytes:
         """Waits for a creation's answer and counts it."""
         try:
-            answer = await asyncio.shield(call.answer)
-        except Refusal as refusal:
-            INVOICE_CREATED.labels(outcome=refusal.reason).inc()
-            raise
-        INVOICE_CREATED.labels(outcome="replayed" if call.replayed else "issued").inc()
-        INVOICE_CREATION_SECONDS.observe(clock.monotonic() - call.arrived)
-        return answer
+            return await asyncio.shield(call.answer)
+        finally:
+            if call.answer.done():
+                _count(call, call.answer)
 
     async def _moved(self, one: Wish) -> bytes:
         self._wishes[one.call] = one
@@ -206,3 +199,12 @@ class InvoiceServicer:
         # A caller that hung up has taken its wish along: it was not begun.
         wishes = [self._wishes[call] for call in calls if call in self._wishes]
         return [*await move_invoices(self._room, wishes), *(call for call in calls if call not in self._wishes)]
+
+
+def _count(call: Call, answer: asyncio.Future[bytes]) -> None:
+    """Counts a creation by its outcome."""
+    if (error := answer.exception()) is None:
+        INVOICE_CREATED.labels(outcome="replayed" if call.replayed else "issued").inc()
+        INVOICE_CREATION_SECONDS.observe(clock.monotonic() - call.arrived)
+    elif isinstance(error, Refusal):
+        INVOICE_CREATED.labels(outcome=error.reason).inc()

@@ -145,9 +145,13 @@ class TestCollecting:
         assert ["at once", "later"] == [error.details().split(": ")[1] for error in (at_once, later)]
 
     async def test_a_replay_says_so(self, wire: Wire):
-        call = wire.method("Collect")(b"again", metadata=[GOOD, KEY])
-        await call
-        assert "true" == dict(tuple(await call.initial_metadata()))["x-idempotent-replayed"]
+        """And what the use case adds to replays goes out with it; nothing of it with a first answer."""
+        for raw, replayed in ((b"again", "true"), (b"again", "true"), (b"one", None)):
+            call = wire.method("Collect")(raw, metadata=[GOOD, KEY])
+            await call
+            initial = dict(tuple(await call.initial_metadata()))
+            assert replayed == initial.get("x-idempotent-replayed")
+            assert (replayed and "0/2") == initial.get("x-consistency-token")
 
     async def test_a_deadline_ends_the_waiting_and_not_the_work(self, wire: Wire):
         """The caller is told; the call is still its batch's to decide."""
