@@ -1,265 +1,240 @@
 """`make bench`: the main job under load, on an embedded stack of its own, each figure beside a floor of the same run.
 
-The floor is an empty grpc.aio handler that takes and gives the same messages (floor.py), on the same machine in the
-same minutes. Results go to `results/<date>-<commit>.json` and to the terminal. ghz makes the load; it is built by name
-into `.cache/bin` if it is not on the machine.
+Every round measures every row once, so that what the machine does to one it does to all; figures are medians over the
+rounds, and each is a ratio to its floor in the same rounds. Results go to `results/<date>-<commit>.json` and to the
+terminal. ghz makes the load of single calls; it is built by name into `.cache/bin` if it is not on the machine.
 """
 
 from __future__ import annotations
 
 import argparse
+import asyncio
 import datetime as dt
-import http.client
 import json
 import os
 import platform
-import secrets
-import shutil
-import signal
+import re
+import statistics
 import subprocess
-import sys
-import tempfile
 import time
-import uuid
-from pathlib import Path
+import urllib.request
+from collections import defaultdict
+from collections.abc import Callable
 from typing import Any
 
-from invochain import core
-from invochain.supervisor.state import StackState, read_state
+import batches
+import rest
+from copying import Copies
+from ghz import ROOT, describe, find_ghz, latencies, run_ghz
+from stack import Shop, Stack
 
-ROOT = Path(__file__).parents[1]
-GHZ = "github.com/bojand/ghz/cmd/ghz@v0.93.0"
-SERVICE = "invochain.api.invoice.v1.InvoiceService"
-PROTOSET = ROOT / ".cache" / "invoice.protoset"
-CONCURRENCIES = (1, 10, 50, 200)
-HEALTHY_WITHIN_S = 120
+# Callers of the closed loops, apart from the row that sweeps them; the best of 1, 10, 50 and 200 on two cores.
+CALLERS = 200
+SWEPT = {1: 16, 10: 4, 50: 2, 200: 1}
+BATCH_ITEMS = 100
+BATCHES_IN_FLIGHT = 4
+HOLDS = 1_000
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--seconds", type=int, default=20, help="of the open loop")
+    parser.add_argument("--seconds", type=int, default=60, help="of the open loops")
     parser.add_argument("--calls", type=int, default=4_000, help="of each closed loop")
-    parser.add_argument("--rounds", type=int, default=3, help="interleaved rounds; medians are reported")
+    parser.add_argument("--rounds", type=int, default=5, help="interleaved rounds; medians are reported")
+    parser.add_argument("--quick", action="store_true", help="a tenth of it, not kept: does every row run?")
+    parser.add_argument("--set", action="append", default=[], metavar="NAME=VALUE", help="a setting of the services")
     chosen = parser.parse_args()
+    if chosen.quick:
+        chosen.seconds, chosen.calls, chosen.rounds = 3, 400, 2
     ghz = find_ghz()
     describe()
-    with Stack() as stack:
-        shop = Shop(stack.state)
-        figures = measure(ghz, stack, shop, chosen)
-    report(figures)
+    settings = dict(one.split("=", 1) for one in chosen.set)
+    with Stack(settings) as stack:
+        figures = Rows(ghz, stack, Shop(stack.state), chosen).measure()
+    report({"settings": settings, "rounds": chosen.rounds, **figures}, keep=not chosen.quick)
 
 
-def find_ghz() -> str:
-    """ghz on the machine, or built into .cache/bin."""
-    own = ROOT / ".cache" / "bin" / "ghz"
-    if found := shutil.which("ghz") or (str(own) if own.exists() else ""):
-        return found
-    print("building ghz (about a minute)", flush=True)
-    subprocess.run(["go", "install", GHZ], env={**os.environ, "GOBIN": str(own.parent)}, check=True)
-    return str(own)
+class Rows:
+    """What is measured. A row's method gives its value in one round."""
 
+    def __init__(self, ghz: str, stack: Stack, shop: Shop, chosen: argparse.Namespace) -> None:
+        self._ghz, self._stack, self._shop, self._chosen = ghz, stack, shop, chosen
+        self._calls = chosen.calls
+        self._addresses = stack.state.addresses
+        self._spread = [{"invoice": shop.invoice(f"SKU-{number}")} for number in range(Shop.SKUS)]
+        self._ten_lines = [{"invoice": shop.invoice(f"SKU-{number}", 10)} for number in range(Shop.SKUS)]
+        first = shop.post("/v1/invoices", self._spread[0]["invoice"], shop.seller_token)
+        self._floor = stack.floor(json.dumps(first).encode())
+        self._holds = batches.Holds(stack.state, first["merchant_id"], "SKU-8")
+        self._copies = {1: Copies(stack.state), 10: Copies(stack.state)}
+        self._callers = self._callers_of(CALLERS)
+        # Of the invoice process and of the empty handler: CPU a call, milliseconds.
+        self._cpu: dict[str, list[float]] = defaultdict(list)
 
-def describe() -> None:
-    """Writes the contract as ghz reads it."""
-    source = "invochain/api/invoice/v1/invoice_service.proto"
-    paths = ["--proto_path=proto", "--proto_path=third_party/googleapis"]
-    made = ["--include_imports", f"--descriptor_set_out={PROTOSET}"]
-    subprocess.run([sys.executable, "-m", "grpc_tools.protoc", *paths, *made, source], cwd=ROOT, check=True)
-
-
-class Stack:
-    """`invochain up` on a folder of its own, and the floor beside it."""
-
-    def __enter__(self) -> Stack:
-        self._folder = Path(tempfile.mkdtemp(prefix="ic-bench-"))
-        # Run as root, the databases are another user's, who must be able to pass through.
-        self._folder.chmod(0o711)
-        # Everything comes from one address here.
-        env = {**os.environ, "INVOCHAIN_GATEWAY_IP_LIMIT": "0", "INVOCHAIN_GATEWAY_AUTH_LIMIT": "0"}
-        self._up = subprocess.Popen(
-            [sys.executable, "-m", "invochain.cli", "up", "--data-dir", str(self._folder / "data")], env=env
-        )
-        deadline = time.monotonic() + HEALTHY_WITHIN_S
-        while True:
-            state = read_state(self._folder / "data")
-            if state is not None and state.state == "ready":
-                self.state: StackState = state
-                break
-            if time.monotonic() > deadline or self._up.poll() is not None:
-                raise SystemExit("the stack did not become healthy")
-            time.sleep(0.1)
-        return self
-
-    def floor(self, answer: bytes) -> str:
-        """Starts the empty handler; returns its address."""
-        path = self._folder / "answer"
-        path.write_bytes(answer)
-        self._floor = subprocess.Popen(
-            [sys.executable, str(ROOT / "benchmarks" / "floor.py"), str(path)], stdout=subprocess.PIPE, text=True
-        )
-        assert self._floor.stdout is not None
-        return self._floor.stdout.readline().strip()
-
-    def __exit__(self, *_: object) -> None:
-        if hasattr(self, "_floor"):
-            self._floor.terminate()
-            self._floor.wait()
-        self._up.send_signal(signal.SIGINT)
-        self._up.wait()
-        shutil.rmtree(self._folder, ignore_errors=True)
-
-
-class Shop:
-    """A seller with stock and a buyer."""
-
-    SKUS = 1_000
-
-    def __init__(self, state: StackState) -> None:
-        self._gateway = state.addresses["gateway"]
-        self.seller, self.seller_token = self._register("27")
-        self.buyer, self.buyer_token = self._register("29")
-        for number in range(self.SKUS):
-            body = {"sku": f"SKU-{number}", "adjustment": "ADD", "quantity_milli": str(10**12), "unit": "NOS"}
-            self.post("/v1/stock:adjust", body, self.seller_token)
-
-    def _register(self, state: str) -> tuple[str, str]:
-        letters = "".join(secrets.choice("ABCDEFGHIJKLMNOPQRSTUVWXYZ") for _ in range(3))
-        first = f"{state}{letters}CB{secrets.randbelow(10_000):04d}K1Z"
-        gstin, email = f"{first}{core.gstin_check_char(first)}", f"bench.{uuid.uuid4().hex[:12]}@example.in"
-        password = secrets.token_urlsafe(18)
-        address = {"line1": "1 Bazaar Road", "location": "Pune", "pin_code": "411001"}
-        merchant = {"gstin": gstin, "legal_name": "Bench Traders", "address": address}
-        owner = {"email": email, "name": "Owner", "password": password}
-        self.post("/v1/merchants", {"merchant": merchant, "owner": owner})
-        return gstin, self.post("/v1/auth:sign_in", {"email": email, "password": password})["access_token"]
-
-    def post(self, path: str, body: Any, token: str = "") -> dict[str, Any]:
-        headers = {"Content-Type": "application/json", "Idempotency-Key": str(uuid.uuid4())}
-        if token:
-            headers["Authorization"] = f"Bearer {token}"
-        connection = http.client.HTTPConnection(self._gateway, timeout=20)
-        connection.request("POST", path, json.dumps(body), headers)
-        response = connection.getresponse()
-        text = response.read()
-        connection.close()
-        if response.status not in (200, 201):
-            raise SystemExit(f"{path} answered {response.status}: {text[:500]!r}")
-        return dict(json.loads(text))
-
-    def invoice(self, sku: str, lines: int = 1) -> dict[str, Any]:
-        line = {
-            "sku": sku,
-            "description": "Hex bolt M8",
-            "hsn": "731815",
-            "quantity_milli": "1000",
-            "unit": "NOS",
-            "unit_price_milli": "1000000",
-            "gst_rate_milli": 18000,
+    def measure(self) -> dict[str, Any]:
+        self._create("-n", "1000", "-c", "50", "--connections", "8")
+        print(f"open loops, 100 a second for {self._chosen.seconds} s", flush=True)
+        open_loops = self._open_loops()
+        rows: dict[str, Callable[[], float]] = {
+            "empty grpc.aio handler, calls/s": self._empty,
+            "CreateInvoice, 1,000 SKUs": self._spread_out,
+            "CreateInvoice, one SKU": lambda: self._create(*self._callers, data=self._spread[7])["rps"],
+            "CreateInvoice, 10 lines": lambda: self._create(*self._callers, data=self._ten_lines, part=2)["rps"],
+            "AcceptInvoice": self._accepted,
+            "CreateInvoice, REST through the gateway": self._through_the_gateway,
+            "BatchCreateInvoices of 100, 1 line": lambda: self._batches(1),
+            "COPY of those rows, 1 line": lambda: self._copied(1),
+            "BatchCreateInvoices of 100, 10 lines": lambda: self._batches(10),
+            "COPY of those rows, 10 lines": lambda: self._copied(10),
+            "BatchReserveStock of 1,000, one SKU": lambda: asyncio.run(self._holds.by_service(self._some(8), HOLDS)),
+            "the same rows by hand": lambda: asyncio.run(self._holds.by_hand(self._some(8), HOLDS)),
         }
-        buyer = {"gstin": self.buyer, "place_of_supply": "29", "legal_name": "Bench Motors"}
-        return {"supply_type": "B2B", "buyer": buyer, "lines": [line] * lines}
+        for callers in SWEPT:
+            if callers != CALLERS:
+                rows[f"empty handler, {callers} callers"] = lambda c=callers: self._swept(c, self._floor)  # type: ignore[misc]
+                rows[f"CreateInvoice, {callers} callers"] = lambda c=callers: self._swept(c)  # type: ignore[misc]
+        found: dict[str, list[float]] = defaultdict(list)
+        for number in range(self._chosen.rounds):
+            for name, row in rows.items():
+                found[name].append(row())
+                print(f"round {number + 1}: {name}: {found[name][-1]:,.0f}", flush=True)
+        medians = {name: statistics.median(values) for name, values in found.items()}
+        cpu = {name: round(statistics.median(values), 3) for name, values in self._cpu.items()}
+        return {
+            "a second, medians": {name: round(value) for name, value in medians.items()},
+            "a second, all rounds": {name: [round(value) for value in values] for name, values in found.items()},
+            "ratios": _ratios(medians),
+            "CPU, ms a call": {**cpu, "ratio": round(cpu["invoice process"] / cpu["empty handler"], 2)},
+            "RSS after all of it, MiB": self._memory(),
+            **open_loops,
+        }
 
+    # ------------------------------------------------------------ rows
 
-def measure(ghz: str, stack: Stack, shop: Shop, chosen: argparse.Namespace) -> dict[str, Any]:
-    spread = [{"invoice": shop.invoice(f"SKU-{number}")} for number in range(Shop.SKUS)]
-    first = shop.post("/v1/invoices", spread[0]["invoice"], shop.seller_token)
-    floor = stack.floor(json.dumps(first).encode())
-    invoice = stack.state.addresses["invoice"]
-    figures: dict[str, Any] = {"closed loop, calls/s": {}}
+    def _empty(self) -> float:
+        before = self._stack.floor_cpu_s()
+        answer = self._create(*self._callers, address=self._floor)
+        self._cpu["empty handler"].append(1_000 * (self._stack.floor_cpu_s() - before) / answer["count"])
+        return float(answer["rps"])
 
-    def create(address: str, *more: str, data: Any = spread) -> dict[str, Any]:
-        return run_ghz(ghz, address, "CreateInvoice", data, shop.seller_token, *more)
+    def _spread_out(self) -> float:
+        before = self._metric("invoice", "process_cpu_seconds_total")
+        answer = self._create(*self._callers)
+        spent = self._metric("invoice", "process_cpu_seconds_total") - before
+        self._cpu["invoice process"].append(1_000 * spent / answer["count"])
+        return float(answer["rps"])
 
-    create(invoice, "-n", "500", "-c", "20")
-    print("open loop, 100 a second", flush=True)
-    figures["CreateInvoice, open loop 100/s"] = latencies(
-        create(invoice, "--async", "-r", "100", "-c", "100", "-n", str(100 * chosen.seconds))
-    )
-    made = [
-        shop.post("/v1/invoices", shop.invoice("SKU-1"), shop.seller_token)["invoice_id"]
-        for _ in range(100 * chosen.seconds // 4)
-    ]
-    accept = [{"invoice_id": one} for one in made]
-    figures["AcceptInvoice, open loop 100/s"] = latencies(
-        run_ghz(
-            ghz,
-            invoice,
+    def _accepted(self) -> float:
+        made = [{"invoice_id": one} for one in self._issue(max(1, self._calls // BATCH_ITEMS), 1)[1]]
+        bounds = ("-n", str(len(made)), "-c", str(CALLERS), "--connections", "8")
+        answer = run_ghz(self._ghz, self._addresses["invoice"], "AcceptInvoice", made, self._shop.buyer_token, *bounds)
+        return _all_ok(answer)["rps"]
+
+    def _through_the_gateway(self) -> float:
+        address = self._addresses["gateway"]
+        bodies = [one["invoice"] for one in self._spread]
+        made = rest.requests(address, "/v1/invoices", bodies, self._shop.seller_token, self._calls)
+        return asyncio.run(rest.per_second(address, made, min(CALLERS, self._calls)))
+
+    def _batches(self, lines: int) -> float:
+        per_second, issued = self._issue(self._some(40 if lines == 1 else 16), lines)
+        asyncio.run(self._copies[lines].take(issued, BATCH_ITEMS))
+        return per_second
+
+    def _copied(self, lines: int) -> float:
+        return asyncio.run(self._copies[lines].per_second(BATCH_ITEMS, BATCHES_IN_FLIGHT))
+
+    def _swept(self, callers: int, address: str = "") -> float:
+        return float(self._create(*self._callers_of(callers), address=address, part=SWEPT[callers])["rps"])
+
+    def _open_loops(self) -> dict[str, Any]:
+        count = 100 * self._chosen.seconds
+        paced = ("--async", "-r", "100", "-c", "100")
+        made = [{"invoice_id": one} for one in self._issue(max(1, count // BATCH_ITEMS), 1)[1]][:count]
+        accepted = run_ghz(
+            self._ghz,
+            self._addresses["invoice"],
             "AcceptInvoice",
-            accept,
-            shop.buyer_token,
-            "--async",
-            "-r",
-            "100",
-            "-c",
-            "100",
+            made,
+            self._shop.buyer_token,
+            *paced,
             "-n",
             str(len(made)),
         )
-    )
-    for concurrency in CONCURRENCIES:
-        print(f"closed loop, concurrency {concurrency}", flush=True)
-        calls = chosen.calls if concurrency > 1 else chosen.calls // 8
-        bounds = ("-n", str(calls), "-c", str(concurrency), "--connections", str(min(concurrency, 8)))
-        rounds: dict[str, list[float]] = {"spread over 1,000 SKUs": [], "one hot SKU": [], "empty handler": []}
-        worst: dict[str, Any] = {}
-        for _ in range(chosen.rounds):
-            answer = create(invoice, *bounds)
-            worst = latencies(answer)
-            rounds["spread over 1,000 SKUs"].append(answer["rps"])
-            rounds["one hot SKU"].append(create(invoice, *bounds, data=spread[7])["rps"])
-            rounds["empty handler"].append(create(floor, *bounds)["rps"])
-        medians = {name: sorted(values)[len(values) // 2] for name, values in rounds.items()}
-        figures["closed loop, calls/s"][str(concurrency)] = {
-            **{name: round(value) for name, value in medians.items()},
-            "ratio to the empty handler": round(medians["spread over 1,000 SKUs"] / medians["empty handler"], 2),
-            "hot to spread": round(medians["one hot SKU"] / medians["spread over 1,000 SKUs"], 2),
-            "last round": worst,
+        return {
+            "CreateInvoice, open loop 100/s": latencies(self._create(*paced, "-n", str(count))),
+            "AcceptInvoice, open loop 100/s": latencies(accepted),
         }
-    return figures
+
+    # ------------------------------------------------------------ what they use
+
+    def _some(self, batches_of_a_round: int) -> int:
+        return 4 if self._chosen.quick else batches_of_a_round
+
+    def _callers_of(self, callers: int) -> tuple[str, ...]:
+        return ("-c", str(callers), "--connections", str(min(callers, 8)))
+
+    def _create(self, *more: str, data: Any = None, address: str = "", part: int = 1) -> dict[str, Any]:
+        if "-n" not in more:
+            callers = int(more[more.index("-c") + 1])
+            more = ("-n", str(max(callers, self._calls // part)), *more)
+        where = address or self._addresses["invoice"]
+        answer = run_ghz(self._ghz, where, "CreateInvoice", data or self._spread, self._shop.seller_token, *more)
+        return _all_ok(answer)
+
+    def _issue(self, count: int, lines: int) -> tuple[float, list[str]]:
+        """Issues batches; invoices a second, and their ids."""
+
+        async def send() -> tuple[float, list[bytes]]:
+            asked = batches.invoices(self._shop, count, BATCH_ITEMS, lines)
+            caller = [("authorization", f"Bearer {self._shop.seller_token}")]
+            async with batches.Door(self._addresses["invoice"], caller) as door:
+                return await batches.seconds_for(door, batches.CREATE, asked, BATCHES_IN_FLIGHT)
+
+        seconds, answers = asyncio.run(send())
+        return count * BATCH_ITEMS / seconds, batches.issued(answers)
+
+    def _metric(self, process: str, name: str) -> float:
+        """The sum of a metric over its labels."""
+        text = urllib.request.urlopen(self._stack.state.metrics[process], timeout=5).read().decode()
+        return sum(float(value) for value in re.findall(rf"^{name}(?:{{.*}})? (\S+)$", text, re.M))
+
+    def _memory(self) -> dict[str, int]:
+        processes = ("merchant", "inventory", "invoice", "workers", "gateway")
+        return {one: round(self._metric(one, "process_resident_memory_bytes") / 2**20) for one in processes}
 
 
-def run_ghz(ghz: str, address: str, method: str, data: Any, token: str, *more: str) -> dict[str, Any]:
-    """One run; its JSON report. Every call has a key of its own."""
-    metadata = json.dumps({"authorization": f"Bearer {token}", "idempotency-key": "{{newUUID}}"})
-    command = [
-        ghz,
-        "--insecure",
-        "--protoset",
-        str(PROTOSET),
-        "--call",
-        f"{SERVICE}.{method}",
-        "-D",
-        "/dev/stdin",
-        "-m",
-        metadata,
-        "-t",
-        "10s",
-    ]
-    shown = subprocess.run(
-        [*command, "-O", "json", *more, address],
-        input=json.dumps(data),
-        capture_output=True,
-        text=True,
-        check=False,
-        cwd=ROOT,
-    )
-    if shown.returncode != 0:
-        raise SystemExit(f"ghz: {shown.stderr[:800]}")
-    return dict(json.loads(shown.stdout))
+def _all_ok(answer: dict[str, Any]) -> dict[str, Any]:
+    if set(answer["statusCodeDistribution"]) != {"OK"}:
+        raise SystemExit(f"calls failed: {answer['statusCodeDistribution']} {answer['errorDistribution']}")
+    return answer
 
 
-def latencies(answer: dict[str, Any]) -> dict[str, Any]:
-    at = {entry["percentage"]: round(entry["latency"] / 1e6, 1) for entry in answer["latencyDistribution"] or []}
-    return {
-        "p50 ms": at.get(50),
-        "p95 ms": at.get(95),
-        "p99 ms": at.get(99),
-        "calls/s": round(answer["rps"]),
-        "codes": answer["statusCodeDistribution"],
+def _ratios(medians: dict[str, float]) -> dict[str, float]:
+    """The rows of the table in README.md; each names what it is divided by."""
+    pairs = {
+        "CreateInvoice to the empty handler": ("CreateInvoice, 1,000 SKUs", "empty grpc.aio handler, calls/s"),
+        "one SKU to 1,000": ("CreateInvoice, one SKU", "CreateInvoice, 1,000 SKUs"),
+        "10 lines to 1": ("CreateInvoice, 10 lines", "CreateInvoice, 1,000 SKUs"),
+        "AcceptInvoice to CreateInvoice": ("AcceptInvoice", "CreateInvoice, 1,000 SKUs"),
+        "gateway to direct": ("CreateInvoice, REST through the gateway", "CreateInvoice, 1,000 SKUs"),
+        "batches to COPY, 1 line": ("BatchCreateInvoices of 100, 1 line", "COPY of those rows, 1 line"),
+        "batches to COPY, 10 lines": ("BatchCreateInvoices of 100, 10 lines", "COPY of those rows, 10 lines"),
+        "reservations to those by hand": ("BatchReserveStock of 1,000, one SKU", "the same rows by hand"),
+        **{
+            f"CreateInvoice to the empty handler, {callers} callers": (
+                f"CreateInvoice, {callers} callers",
+                f"empty handler, {callers} callers",
+            )
+            for callers in SWEPT
+            if callers != CALLERS
+        },
     }
+    return {name: round(medians[above] / medians[below], 2) for name, (above, below) in pairs.items()}
 
 
-def report(figures: dict[str, Any], what: str = "") -> None:
+def report(figures: dict[str, Any], *, keep: bool = True) -> None:
+    """Prints the figures, and keeps them under results/."""
     commit = subprocess.run(
         ["git", "rev-parse", "--short", "HEAD"], cwd=ROOT, capture_output=True, text=True, check=False
     )
@@ -270,11 +245,14 @@ def report(figures: dict[str, Any], what: str = "") -> None:
         **figures,
     }
     text = json.dumps(result, indent=2)
-    folder = ROOT / "benchmarks" / "results"
-    folder.mkdir(exist_ok=True)
-    (folder / f"{result['date'][:10]}-{result['commit']}{what and f'-{what}'}.json").write_text(text + "\n")
     print(text)
+    if keep:
+        folder = ROOT / "benchmarks" / "results"
+        folder.mkdir(exist_ok=True)
+        (folder / f"{result['date'][:10]}-{result['commit']}.json").write_text(text + "\n")
 
 
 if __name__ == "__main__":
+    started = time.monotonic()
     main()
+    print(f"{time.monotonic() - started:.0f} s")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 
 import pytest
+from prometheus_client import REGISTRY
 
 from invochain.api.invoice.v1 import invoice_service_pb2 as pb
 from tests.integration.invoice.probes import decision_of, flush, hold_states, row_counts
@@ -41,7 +42,35 @@ async def stock_is(market: Market, who: Trader, reserved: int) -> None:
     await market.until(it_is)
 
 
+# What a batch asks of the two databases before it is answered, each once, whatever its size (PROTOCOL 9).
+ROUND_TRIPS = (
+    *("stock_lock_free", "reservation_look", "reservation_insert", "stock_reserve"),
+    *("series_lock", "decide_claim", "series_take_numbers", "invoice_insert", "wal_lsn"),
+)
+
+
+def statements_so_far() -> dict[str, float]:
+    name = "pg_query_duration_seconds_count"
+    found = {s.labels["statement"]: s.value for m in REGISTRY.collect() for s in m.samples if s.name == name}
+    # Behind the answer, of its own pace: holds made lasting.
+    return {name: count for name, count in found.items() if name not in ("reservation_lock", "reservation_move")}
+
+
 class TestABatch:
+    @pytest.mark.parametrize("items", [1, 90])
+    async def test_takes_the_same_round_trips_whatever_its_size(self, market, seller, buyer, items):
+        """Nine statements and two commits, for one invoice and for ninety of ten lines each."""
+        await batch(market, seller, item(market.invoice(buyer)))
+        lines = [market.line(1), *(market.line(1, price, sku="") for price in range(1, 10))]
+        before = statements_so_far()
+
+        results = await batch(market, seller, *(item(market.invoice(buyer, *lines)) for _ in range(items)))
+
+        assert reasons(results) == [""] * items
+        after = statements_so_far()
+        asked = {name: count - before.get(name, 0) for name, count in after.items() if count != before.get(name, 0)}
+        assert asked == dict.fromkeys(ROUND_TRIPS, 1)
+
     async def test_answers_each_item_in_order(self, market, seller, buyer):
         """Right, invalid, short of stock, unknown SKU, number used, right: none disturbs another."""
         await market.issue(seller, market.invoice(buyer, market.line(sku=""), number="A/1"))
