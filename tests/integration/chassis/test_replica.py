@@ -243,7 +243,8 @@ async def test_a_read_that_replay_cancels_is_answered_by_the_primary(shelf: Shel
 
 
 async def test_a_server_that_is_no_replica_of_this_primary_is_never_asked(shelf: Shelf, stranger):
-    """The primary's own URL, and a replica of another cluster: a place in one log says nothing about another."""
+    """The primary's own URL, and a replica of another cluster, further on in its log: that says nothing about ours."""
+    await further_on(stranger, await postgres_lsn(shelf.postgres))
     for dsn in (shelf.primary.dsn("shelf"), stranger[1].dsn("shelf")):
         reader = await Reader.open(shelf.postgres, shelf.primary.dsn("shelf"), [dsn], name="odd", size=2)
         try:
@@ -256,6 +257,23 @@ async def test_a_server_that_is_no_replica_of_this_primary_is_never_asked(shelf:
             assert await reader.read(shelf.call(), count) == 0
         finally:
             await reader.close()
+
+
+async def further_on(stranger: tuple[PostgresServer, ReplicaServer], token: str) -> None:
+    """Until another cluster's replica has replayed beyond a place of ours."""
+    primary, replica = [await asyncpg.connect(one.dsn()) for one in stranger]
+    place = token.partition("/")[2]
+    try:
+        while not await primary.fetchval("SELECT pg_current_wal_flush_lsn() > $1::text::pg_lsn", place):
+            await primary.execute("SELECT pg_create_restore_point('on'), pg_switch_wal()")
+
+        async def there() -> bool:
+            return await replica.fetchval("SELECT pg_last_wal_replay_lsn() > $1::text::pg_lsn", place)
+
+        await until(there, "the stranger is further on")
+    finally:
+        await primary.close()
+        await replica.close()
 
 
 async def test_a_promoted_replica_answers_nobody(stranger):

@@ -31,29 +31,28 @@ async def until(true: Callable[[], Awaitable[object]], said: str) -> None:
         raise AssertionError(f"not within {WITHIN_S} s: {said}") from None
 
 
-@pytest.fixture(params=["embedded", "PostgreSQL 15"])
-async def pair(
-    request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
-) -> AsyncIterator[tuple[PostgresServer, ReplicaServer]]:
+@pytest.fixture(scope="module", params=["embedded", "PostgreSQL 15"])
+async def pair(request: pytest.FixtureRequest) -> AsyncIterator[tuple[PostgresServer, ReplicaServer]]:
     """A primary with one table, and its replica; by the programs of the wheel, and by Debian's where they are."""
-    if request.param == "PostgreSQL 15":
-        if not (DEBIAN_15 / "postgres").exists():
-            pytest.skip("no PostgreSQL 15 on this machine")
-        monkeypatch.setenv("POSTGRES_BIN", str(DEBIAN_15))
-    else:
-        monkeypatch.delenv("POSTGRES_BIN", raising=False)
-    async with PostgresServer() as primary:
-        await primary.make_database("shop")
-        await value(primary.dsn("shop"), "CREATE TABLE kept (n int PRIMARY KEY)")
-        async with ReplicaServer(primary) as replica:
-            yield primary, replica
+    with pytest.MonkeyPatch.context() as environment:
+        environment.delenv("POSTGRES_BIN", raising=False)
+        if request.param == "PostgreSQL 15":
+            if not (DEBIAN_15 / "postgres").exists():
+                pytest.skip("no PostgreSQL 15 on this machine")
+            environment.setenv("POSTGRES_BIN", str(DEBIAN_15))
+        async with PostgresServer() as primary:
+            await primary.make_database("shop")
+            await value(primary.dsn("shop"), "CREATE TABLE kept (n serial PRIMARY KEY)")
+            async with ReplicaServer(primary) as replica:
+                yield primary, replica
 
 
-async def write(primary: PostgresServer, number: int) -> None:
-    await value(primary.dsn("shop"), f"INSERT INTO kept VALUES ({number})")
+async def write(primary: PostgresServer) -> object:
+    """One more row; its number."""
+    return await value(primary.dsn("shop"), "INSERT INTO kept DEFAULT VALUES RETURNING n")
 
 
-async def streamed(replica: ReplicaServer, number: int) -> None:
+async def streamed(replica: ReplicaServer, number: object) -> None:
     async def there() -> object:
         return await value(replica.dsn("shop"), f"SELECT true FROM kept WHERE n = {number}")
 
@@ -63,26 +62,24 @@ async def streamed(replica: ReplicaServer, number: int) -> None:
 async def test_it_follows_its_primary_and_takes_no_write(pair):
     """What is committed there is read here, under the same role and password; a write is refused."""
     primary, replica = pair
-    await write(primary, 1)
-    await streamed(replica, 1)
+    await streamed(replica, await write(primary))
 
     assert await value(replica.dsn("shop"), "SELECT pg_is_in_recovery()")
     with pytest.raises(asyncpg.ReadOnlySQLTransactionError):
-        await value(replica.dsn("shop"), "INSERT INTO kept VALUES (2)")
+        await value(replica.dsn("shop"), "INSERT INTO kept DEFAULT VALUES")
 
 
 async def test_it_comes_back_after_a_kill_of_either_and_finds_its_log_again(pair):
     """Killed, it misses what is written meanwhile and catches up from its slot; a killed primary is followed again."""
     primary, replica = pair
     await replica.kill9()
-    await write(primary, 1)
+    meanwhile = await write(primary)
     await replica.start()
-    await streamed(replica, 1)
+    await streamed(replica, meanwhile)
 
     await primary.kill9()
     await primary.start()
-    await write(primary, 2)
-    await streamed(replica, 2)
+    await streamed(replica, await write(primary))
 
 
 async def test_a_replica_whose_log_is_gone_is_copied_anew(pair):
@@ -93,15 +90,14 @@ async def test_a_replica_whose_log_is_gone_is_copied_anew(pair):
     # As after a start without a replica: its slot was dropped, and the log behind it cleared away.
     await replica_module.forget_replica(primary.unit)
     assert not await connection.fetchval("SELECT count(*) FROM pg_replication_slots")
-    await write(primary, 1)
+    meanwhile = await write(primary)
     await connection.execute("SELECT pg_switch_wal()")
     await connection.execute("CHECKPOINT")
     await connection.close()
 
     await replica.start()
-    await write(primary, 2)
-    await streamed(replica, 2)
-    await streamed(replica, 1)
+    await streamed(replica, await write(primary))
+    await streamed(replica, meanwhile)
 
 
 async def test_the_slot_never_fills_the_disk(pair):
