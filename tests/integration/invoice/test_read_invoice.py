@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+from collections import Counter
 from dataclasses import dataclass
 
 import pytest
 from google.type import date_pb2
 
 from invochain.api.invoice.v1 import invoice_service_pb2 as pb
+from invochain.chassis.telemetry import PG_QUERY_SECONDS
 from tests.kit.market import Market, Trader
 
 
@@ -312,3 +314,21 @@ class TestAFilter:
         """Named."""
         refusal = await refused(market, shelf.seller, **asked)
         assert (refusal.code, {f for f, _ in refusal.broken}) == ("INVALID_ARGUMENT", {field})
+
+
+class TestTheCost:
+    @pytest.mark.parametrize("view", [pb.BASIC, pb.FULL])
+    async def test_a_page_is_one_statement_however_long_it_is(self, market: Market, shelf: Shelf, view):
+        """No statement for each invoice or each line of it, with lines asked for or not (no N+1)."""
+        for size in (1, 5, 500):
+            before = asked_of_postgres()
+            found = await page(market, shelf.seller, page_size=size, view=view)
+            assert len(found.invoices) == min(size, 13)
+            assert asked_of_postgres() - before == {"invoice_list_newest_first": 1}
+
+
+def asked_of_postgres() -> Counter[str]:
+    """How often each statement was run by this process; without what watches the databases in the background."""
+    samples = next(iter(PG_QUERY_SECONDS.collect())).samples
+    counts = {s.labels["statement"]: int(s.value) for s in samples if s.name.endswith("_count")}
+    return Counter({name: n for name, n in counts.items() if name.startswith(("invoice_", "move_", "decide_"))})
