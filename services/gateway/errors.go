@@ -79,6 +79,7 @@ var reasons = map[string]reasonText{
 
 	"INSUFFICIENT_STOCK":      {"Not enough stock", codes.FailedPrecondition, 0},
 	"INVALID_STATE":           {"The state does not allow this", codes.FailedPrecondition, 0},
+	"DEAD_LETTER_STATE":       {"The state does not allow this", codes.FailedPrecondition, 0},
 	"CANCELLED_BY_CLIENT":     {"The key was ended by its client", codes.FailedPrecondition, 0},
 	"RESERVATION_GONE":        {"The reservation is gone", codes.FailedPrecondition, 0},
 	"RESERVATION_HELD":        {"The reservation belongs to an invoice", codes.FailedPrecondition, 0},

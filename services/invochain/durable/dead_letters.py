@@ -127,7 +127,7 @@ class DeadLetterNotFound(Refusal):
 
 @dataclass(eq=False)
 class DeadLetterState(Refusal):
-    code, reason, retry = Code.FAILED_PRECONDITION, "INVALID_STATE", Retry.WITH_NEW_KEY
+    code, reason, retry = Code.FAILED_PRECONDITION, "DEAD_LETTER_STATE", Retry.WITH_NEW_KEY
     message = "the dead letter is {state}; {wanted} is wanted"
     state: str
     wanted: str

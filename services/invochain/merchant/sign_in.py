@@ -18,6 +18,8 @@ from invochain.merchant.slow_down import SlowDown, Try
 from invochain.merchant.token_keys import TokenKeys
 
 EMAIL_CHARS_MAX = 254
+# What was too busy a moment ago still is: a try is taken back once there is room, not at once or never.
+TAKE_BACK_WAIT_S = 2.0
 
 
 @dataclass(eq=False)
@@ -54,21 +56,21 @@ async def _try(
 ) -> TokenPair:
     email = request.email.lower()
     this = await slow_down.take(postgres, email, address)
-    async with postgres.reading() as tx:
-        user = await tx.fetchrow(READ_USER, email)
-    # An unknown e-mail costs one hash too.
-    stored = user["password_hash"] if user else passwords.of_nobody
     try:
+        async with postgres.reading() as tx:
+            user = await tx.fetchrow(READ_USER, email)
+        # An unknown e-mail costs one hash too.
+        stored = user["password_hash"] if user else passwords.of_nobody
         right = await passwords.verify(stored, request.password)
+        if user is None or not right:
+            raise CredentialsInvalid()
+        fresh = await passwords.hash(request.password) if passwords.outdated(stored) else None
+        return await let_in(postgres, slow_down, keys, user, this, fresh)
     except BulkheadFull:
-        # Nothing was tried, so nothing counts.
-        async with postgres.transaction() as tx:
+        # Too much was going on here: nothing was tried, or it was right; neither counts as a guess.
+        async with postgres.transaction(TAKE_BACK_WAIT_S) as tx:
             await slow_down.take_back(tx, this)
         raise
-    if user is None or not right:
-        raise CredentialsInvalid()
-    fresh = await passwords.hash(request.password) if passwords.outdated(stored) else None
-    return await let_in(postgres, slow_down, keys, user, this, fresh)
 
 
 async def let_in(

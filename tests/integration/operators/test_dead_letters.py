@@ -138,7 +138,7 @@ class TestConfirm:
 
         request = pb.ReplayDeadLetterRequest(room="invoice", dead_letter_id=letter.dead_letter_id)
         refused = await desk.market.refused(desk.market.operators("invoice").ReplayDeadLetter, request, desk.ann)
-        assert ("FAILED_PRECONDITION", "INVALID_STATE", "DONE") == (
+        assert ("FAILED_PRECONDITION", "DEAD_LETTER_STATE", "DONE") == (
             refused.code,
             refused.reason,
             refused.facts["state"],
@@ -217,7 +217,7 @@ class TestDiscard:
         assert ["OPEN", "PROPOSE_DISCARD", "APPROVE_DISCARD"] == [one.action for one in actions]
         assert len({one.actor_id for one in actions}) == 3
         request = pb.ReplayDeadLetterRequest(**named)
-        assert "INVALID_STATE" == (await desk.market.refused(door.ReplayDeadLetter, request, desk.ann)).reason
+        assert "DEAD_LETTER_STATE" == (await desk.market.refused(door.ReplayDeadLetter, request, desk.ann)).reason
 
 
 class TestLists:

@@ -35,8 +35,15 @@ SERVICES = {
         ("invoice", invoice_service_pb2),
     )
 }
-# For other services, or for whoever verifies tokens.
-NOT_FOR_PARTNERS = {"LookupMerchants", "GetJsonWebKeySet", "BatchReserveStock"}
+# For other services, for whoever verifies tokens, for operators; and the stream, whose client is `invochain import`.
+NOT_FOR_PARTNERS = {
+    "LookupMerchants",
+    "GetJsonWebKeySet",
+    "BatchReserveStock",
+    "LookupReservations",
+    "ListSagas",
+    "ImportInvoices",
+}
 FACES = [
     (invoices.AsyncInvoices, invoices.Invoices),
     (merchants.AsyncMerchants, merchants.Merchants),

@@ -210,6 +210,10 @@ class MerchantNotFound(NotFound, reason="MERCHANT_NOT_FOUND"):
     """No such merchant."""
 
 
+class DeadLetterNotFound(NotFound, reason="DEAD_LETTER_NOT_FOUND"):
+    """No such dead letter. Operators only."""
+
+
 class SkuNotFound(NotFound, reason="SKU_NOT_FOUND"):
     """The caller has no such SKU."""
 
@@ -276,6 +280,30 @@ class InvalidState(FailedPrecondition, reason="INVALID_STATE"):
     @property
     def allowed_actions(self) -> tuple[str, ...]:
         return _names(self.facts["allowed_actions"])
+
+
+class DeadLetterState(FailedPrecondition, reason="DEAD_LETTER_STATE"):
+    """The dead letter is in a `state` other than the `wanted` one. Operators only."""
+
+    @property
+    def state(self) -> str:
+        return self.facts["state"]
+
+    @property
+    def wanted(self) -> str:
+        return self.facts["wanted"]
+
+
+class OlderDeadLetterFirst(FailedPrecondition, reason="OLDER_DEAD_LETTER_FIRST"):
+    """An older letter of the same aggregate (`dead_letter_id`) comes first. Operators only."""
+
+    @property
+    def dead_letter_id(self) -> str:
+        return self.facts["dead_letter_id"]
+
+
+class SecondApproverNeeded(FailedPrecondition, reason="SECOND_APPROVER_NEEDED"):
+    """Whoever proposed a discard cannot approve it. Operators only."""
 
 
 class CancelledByClient(FailedPrecondition, reason="CANCELLED_BY_CLIENT"):

@@ -14,12 +14,21 @@ from invochain_client.blocking import blocking, iterating
 from invochain_client.calling import Answer, Caller, fresh_key
 from invochain_client.outcome import Undecided
 from invochain_client.refusal import read
-from invochain_client.types import Explanation, Invoice, InvoiceSide, InvoiceView, Operation, ValidateInvoiceResponse
+from invochain_client.types import (
+    AskGstResponse,
+    Explanation,
+    Invoice,
+    InvoiceSide,
+    InvoiceView,
+    Operation,
+    ValidateInvoiceResponse,
+)
 from invochain_client.wire import Method
 
 CREATE = Method("invoice", "CreateInvoice", pb.Invoice)
 CREATE_MANY = Method("invoice", "BatchCreateInvoices", pb.BatchCreateInvoicesResponse)
 VALIDATE = Method("invoice", "ValidateInvoice", pb.ValidateInvoiceResponse)
+ASK_GST = Method("invoice", "AskGst", pb.AskGstResponse)
 EXPLAIN = Method("invoice", "ExplainInvoice", pb.Explanation)
 GET = Method("invoice", "GetInvoice", pb.Invoice)
 LIST = Method("invoice", "ListInvoices", pb.ListInvoicesResponse)
@@ -98,6 +107,13 @@ class AsyncInvoices:
     async def validate(self, invoice: Invoice, *, timeout_s: float | None = None) -> ValidateInvoiceResponse:
         """Every check of `create`, and what would be issued; stores nothing, takes nothing, needs no key."""
         return await self._caller.read(VALIDATE, pb.ValidateInvoiceRequest(invoice=invoice), timeout_s)
+
+    async def ask_gst(self, kind: str, question: str, *, timeout_s: float | None = None) -> AskGstResponse:
+        """A question that needs no invoice: gstin, rate, irn, irn_cancel, return_summary and others.
+
+        `question` is its JSON text, for example '{"gstin": "27AAPFU0939F1ZV"}'. What is wrong with it is an answer.
+        """
+        return await self._caller.read(ASK_GST, pb.AskGstRequest(kind=kind, input_json=question), timeout_s)
 
     async def explain(self, invoice: Invoice | str, *, timeout_s: float | None = None) -> Explanation:
         """Which rate row, date and rule gave each figure of an invoice: a stored one by its id, or a proposed one."""
@@ -240,6 +256,7 @@ class Invoices:
     create = blocking(AsyncInvoices.create)
     create_many = blocking(AsyncInvoices.create_many)
     validate = blocking(AsyncInvoices.validate)
+    ask_gst = blocking(AsyncInvoices.ask_gst)
     explain = blocking(AsyncInvoices.explain)
     get = blocking(AsyncInvoices.get)
     list = iterating(AsyncInvoices.list)

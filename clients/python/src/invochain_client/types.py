@@ -19,6 +19,7 @@ from invochain_client.api.inventory.v1.inventory_service_pb2 import (
     StockAdjustment,
 )
 from invochain_client.api.invoice.v1.invoice_service_pb2 import (
+    AskGstResponse,
     ComplianceStatus,
     DocumentType,
     Explanation,
@@ -51,6 +52,7 @@ from invochain_client.api.merchant.v1.merchant_service_pb2 import (
 
 __all__ = [
     "Address",
+    "AskGstResponse",
     "CompliancePolicy",
     "ComplianceStatus",
     "Date",
