@@ -122,12 +122,15 @@ class Collector:
         self._start()
 
     def _end(self, task: asyncio.Task[None], items: int) -> None:
-        if task not in self._stalled:
+        # A lane begun by a batch may say so when that batch is long done.
+        if task in self._running and task not in self._stalled:
             self._ending[task] = items
             self._start()
 
     def _stall(self, task: asyncio.Task[None]) -> None:
-        if task in self._running and task not in self._ending and len(self._stalled) < STALLED_MAX:
+        if task in self._running and len(self._stalled) < STALLED_MAX:
+            # Its last step was not the last: some of its calls began another attempt.
+            self._ending.pop(task, None)
             self._stalled.add(task)
             self._start()
 

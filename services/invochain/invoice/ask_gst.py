@@ -7,25 +7,41 @@ import json
 
 from invochain import core
 from invochain.api.invoice.v1 import invoice_service_pb2 as api
-from invochain.errors import FieldViolation, invalid
+from invochain.errors import BulkheadFull, FieldViolation, invalid
 from invochain.invoice.validate_invoice import MODES, asked_day
 
 _DOCUMENT = "document"
+# A month's return of some thousand documents; what is more is asked in parts.
+QUESTION_CHARS_MAX = 1_000_000
+# Questions may not take the time of those who issue.
+_asking = asyncio.Semaphore(2)
 
 
 async def ask_gst(request: api.AskGstRequest) -> api.AskGstResponse:
     """The answer to one question of the format of tests/vectors/gst/README.md.
 
     Refuses: InvalidArgument for an unknown kind or mode, a mode or day beside anything but a document, and a question
-    that is no JSON object of its kind.
+    that is no JSON object of its kind; BulkheadFull while two others are being answered.
     """
     mode, day = _how(request)
-    try:
+    if len(request.input_json) > QUESTION_CHARS_MAX:
+        raise invalid(
+            "input_json",
+            "TEXT_LENGTH",
+            f"found {len(request.input_json)} characters; {QUESTION_CHARS_MAX} are allowed",
+        )
+    if _asking.locked():
+        raise BulkheadFull("questions about GST")
+    async with _asking:
         # A return of thousands of documents takes longer than other calls should wait; the core needs no GIL.
-        told = await asyncio.to_thread(core.gst_answer, request.kind, request.input_json, mode, day)
+        return await asyncio.to_thread(_answer, request.kind, request.input_json, mode, day)
+
+
+def _answer(kind: str, question: str, mode: str, day: str | None) -> api.AskGstResponse:
+    try:
+        answer = json.loads(core.gst_answer(kind, question, mode, day))
     except ValueError as fault:
         raise invalid("input_json", "QUESTION_MALFORMED", str(fault)) from None
-    answer = json.loads(told)
     response = api.AskGstResponse()
     for error in answer["errors"]:
         words = f"found {error['found'] or 'nothing'}; wanted {error['wanted']}"

@@ -141,7 +141,9 @@ async def issue(room: InvoiceRoom, work: Work, at: list[int], *, second_try: boo
         # One DECIDE at a time: they would meet at the counter of their series. The next batch reserves meanwhile.
         async with room.deciding:
             let_as_many_begin()
-            await run_isolating_poison(at, one_transaction, lambda failed, why: _fail(work, failed, why))
+            # The one before may have waited long: whoever is out of time by now is not begun.
+            if at := [position for position in at if _in_time(work, position)]:
+                await run_isolating_poison(at, one_transaction, lambda failed, why: _fail(work, failed, why))
     handed = to_lanes(room, work, lanes)
     for day, positions in other_day.items():
         handed += await _on_another_day(room, work, positions, day)
@@ -267,12 +269,15 @@ async def _one_lane_batch(room: InvoiceRoom, waiting: Sequence[Waiting]) -> None
     # Also what the second look at the rules refuses is no longer under way.
     asked = [*_asked(work, live), *_unchecked([call for p, call in enumerate(calls) if p not in set(live)])]
 
+    # Of the series of another financial year, answered by that lane.
+    handed: set[int] = set()
+
     async def one_transaction(positions: Sequence[int]) -> None:
         verdict = await settle_one_batch(room, work, list(positions), wait=True)
         for position in (*verdict.again, *(p for busy in verdict.busy.values() for p in busy)):
             work.refuse(position, SagaAborted())
         for day, positions_of_day in verdict.other_day.items():
-            await _on_another_day(room, work, positions_of_day, day)
+            handed.update(id(call) for call in await _on_another_day(room, work, positions_of_day, day))
 
     try:
         async with asyncio.timeout(room.task_life_s):
@@ -283,10 +288,11 @@ async def _one_lane_batch(room: InvoiceRoom, waiting: Sequence[Waiting]) -> None
         _fail(work, live, DeadlineTooShort("while it waited for its series"))
     finally:
         for position in live:
-            if not calls[position].answer.done():
+            if not calls[position].answer.done() and id(calls[position]) not in handed:
                 work.refuse(position, InternalError(calls[position].request_id))
         outcome_of = {id(calls[p]): work.final.get(p) for p in range(len(calls))}
-        room.outcomes.settle(asked, lambda call: outcome_of.get(id(call)))
+        ended = [one for one in asked if id(one.call) not in handed]
+        room.outcomes.settle(ended, lambda call: outcome_of.get(id(call)))
 
 
 async def _with_series(room: InvoiceRoom, work: Work, at: list[int]) -> list[int]:

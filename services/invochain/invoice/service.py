@@ -81,7 +81,8 @@ async def start(settings: Settings) -> Running:
 def connections(batch_slots: int) -> dict[str, int]:
     """What may use a connection at once, and for long."""
     return {
-        "creations": batch_slots,
+        # One that decides beside one that has its refusals recorded.
+        "creations": batch_slots + 1,
         "actions": batch_slots,
         "a lane": 1,
         "reads and what waits for another service": 2,

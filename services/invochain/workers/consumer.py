@@ -120,7 +120,7 @@ class Listener:
 
     async def _set_aside(self, records: Sequence[Delivered]) -> set[str]:
         """Keeps what belongs to parked aggregates, and passes by what was discarded; returns their places."""
-        if not (mine := [record for record in records if _type(record) in self._to.types]):
+        if not (mine := [record for record in records if type_of(record) in self._to.types]):
             return set()
         consumer, aggregates = self._to.consumer, sorted({aggregate(record) for record in mine})
         async with self._parking.postgres.reading() as tx:
@@ -145,7 +145,8 @@ class Listener:
     ) -> None:
         just_parked: set[str] = set()
         for record in records:
-            if _place(record) in aside or (aggregate(record) in just_parked and await self._keep([record])):
+            behind = aggregate(record) in just_parked and type_of(record) in self._to.types
+            if _place(record) in aside or (behind and await self._keep([record])):
                 self._finished(partition, record.offset + 1, done)
                 continue
             here = trace.current.set(Trace.follow(dict(record.record.headers).get("traceparent", "")))
@@ -189,7 +190,7 @@ class Listener:
         )
 
     async def _handle(self, records: Sequence[Delivered]) -> None:
-        events = [received(record) for record in records if _type(record) in self._to.types]
+        events = [received(record) for record in records if type_of(record) in self._to.types]
         if events:
             await self._to.handle(events)
             await faults.reach("consumer.handled")
@@ -231,7 +232,8 @@ def passes(failure: Exception) -> bool:
     return isinstance(failure, PASSING) or (isinstance(failure, Refusal) and failure.code in _PASSING_CODES)
 
 
-def _type(record: Delivered) -> str:
+def type_of(record: Delivered) -> str:
+    """The event's type; empty where the record names none."""
     return dict(record.record.headers).get("ce_type", "")
 
 

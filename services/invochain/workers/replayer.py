@@ -204,8 +204,12 @@ def handling(subscription: Subscription) -> Deliver:
     """Has handled what a consumer parked."""
 
     async def deliver(event: Parked) -> Failed | None:
+        record = consumer.unparked(event)
+        if consumer.type_of(record) not in subscription.types:
+            # Kept beside those of its aggregate, and nothing to this consumer.
+            return None
         try:
-            await subscription.handle([consumer.received(consumer.unparked(event))])
+            await subscription.handle([consumer.received(record)])
         except Exception as failure:
             if consumer.passes(failure):
                 raise

@@ -35,7 +35,7 @@ async def start(stack, seller, file: Path, *options: str) -> asyncio.subprocess.
     processes, _ = stack
     address = f"127.0.0.1:{processes.ports['invoice']}"
     return await asyncio.create_subprocess_exec(
-        *("invochain", "import", str(file), "--address", address, *options),
+        *("invochain", "import", str(file), "--source", "test", "--address", address, *options),
         env={"PATH": os.environ["PATH"], "HOME": str(file.parent), "INVOCHAIN_TOKEN": seller.token},
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.PIPE,
@@ -137,6 +137,23 @@ async def test_what_is_refused_is_reported_by_line_and_corrected_without_issuing
 
     assert (await run(stack, seller, file, "--from-start"))[:2] == (0, "3 issued, 2 issued before, 0 refused\n")
     assert await issued(market, seller) == 5
+
+
+@pytest.mark.parametrize("lines", [1, 2, 5], ids=["shorter", "as long", "longer"])
+async def test_another_file_of_the_same_name_is_never_taken_for_the_one_that_is_done(stack, traders, tmp_path, lines):
+    """Yesterday's file is imported; today's has its name. Nothing is skipped in silence, whatever its length."""
+    _, market = stack
+    seller, buyer = traders
+    file = tmp_path / "sales.jsonl"
+    file.write_text("".join(line(market, buyer, notes=f"yesterday {n}") + "\n" for n in range(2)))
+    assert (await run(stack, seller, file))[0] == 0
+    file.write_text("\n" * (lines > 2) + "".join(line(market, buyer, notes=f"today {n}") + "\n" for n in range(lines)))
+
+    code, _, complained = await run(stack, seller, file)
+
+    assert (code, "--from-start" in complained) == (1, True)
+    assert (await run(stack, seller, file, "--from-start", "--source", "today"))[0] == 0
+    assert await issued(market, seller) == 2 + lines
 
 
 async def test_a_csv_is_imported(stack, traders, tmp_path):

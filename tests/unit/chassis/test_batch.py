@@ -160,3 +160,32 @@ async def test_beside_a_batch_in_its_last_step_the_next_begins_once_it_is_as_lar
     others.set()
     await asyncio.gather(*(call.answer for call in calls))
     assert batches == [1, 3, 3, 7]
+
+
+async def test_a_lane_that_outlives_its_batch_gives_no_slot_away():
+    """What a batch began beside itself may say `last step` when the batch is done: the slots stay as they were."""
+    outlived, most, now = [], 0, 0
+    begun = asyncio.Event()
+
+    async def lane():
+        await begun.wait()
+        let_as_many_begin()
+
+    async def run(calls):
+        nonlocal most, now
+        if not outlived:
+            outlived.append(asyncio.create_task(lane()))
+        now += 1
+        most = max(most, now)
+        await asyncio.sleep(0.01)
+        now -= 1
+        for call in calls:
+            call.reply(b"")
+
+    collector = Collector("test", run, slots=1, items_max=1, waiting_max=100)
+    await collector.submit(a_call())
+    begun.set()
+    await outlived[0]
+    await asyncio.gather(*(collector.submit(a_call()) for _ in range(5)))
+
+    assert most == 1

@@ -130,6 +130,13 @@ class TestKeys:
         assert first != second
         assert self.keys(tmp_path, 5, 6, 5) == [first, self.keys(tmp_path, 6)[0], second]
 
+    def test_without_a_source_an_invoice_that_nothing_tells_apart_is_not_imported(self, tmp_path):
+        """Tomorrow's equal sale would be taken for today's; a number or a key of its own tells them apart."""
+        with pytest.raises(CannotRead, match="line 1 has neither a number nor an idempotency_key"):
+            self.keys(tmp_path, 1, source="")
+        (row,) = read(tmp_path, '{"number": "A/1"}\n', source="")
+        assert row.key.startswith("import-")
+
     def test_the_same_data_under_another_name_are_other_sales(self, tmp_path):
         """January and February may look alike."""
         assert self.keys(tmp_path, 1) != self.keys(tmp_path, 1, source="february")

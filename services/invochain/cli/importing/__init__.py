@@ -29,7 +29,10 @@ def import_(
         str, typer.Option(envvar="INVOCHAIN_PASSWORD", help="For --email; better in the variable.")
     ] = "",
     source: Annotated[
-        str, typer.Option(help="Names the data in the keys that invoices without one get. Default: the file's name.")
+        str,
+        typer.Option(
+            help="A name for these sales, such as 2026-11-22; needed where invoices have neither key nor number."
+        ),
     ] = "",
     from_start: Annotated[
         bool, typer.Option(help="Forget how far an earlier import came. What it issued is found by its keys.")
@@ -43,7 +46,8 @@ def import_(
     """Issue every invoice of a file; resumes after a break, and reports what was refused with its line.
 
     A run that was interrupted goes on where it stopped. Refusals are in FILE.refused.csv; correct those lines and run
-    the same command with --from-start: what was issued is not issued again. Exit 0: all are issued; 1: not all.
+    the same command with --from-start: what was issued is not issued again. A refusal such as INSUFFICIENT_STOCK stays
+    with its key: to try such a line again, give it another idempotency_key. Exit 0: all are issued; 1: not all.
     """
     import asyncio
 
@@ -60,7 +64,7 @@ def import_(
             stack = running_stack()
             address = address or stack.addresses["invoice"]
             merchant_address = merchant_address or stack.addresses["merchant"]
-        reader = Reader(file, source or file.name, csv=file.suffix.lower() == ".csv")
+        reader = Reader(file, source, csv=file.suffix.lower() == ".csv")
         progress = Progress.load(file, from_start=from_start)
         asyncio.run(_run(reader, progress, address, _signing_in(merchant_address, token, email, password), patience))
     except FileChanged:
@@ -115,12 +119,19 @@ async def _run(reader: Reader, progress: Progress, address: str, token: Token, p
 
 
 def _after(reader: Reader, progress: Progress) -> Iterator[Row]:
-    """The rows behind those that are done."""
+    """The rows behind those that are done. Raises FileChanged if these are not there as they were."""
+    from invochain.cli.importing.progress import FileChanged
+
+    the_same = progress.offset == 0
     for row in reader.rows():
         if row.line <= progress.offset:
-            progress.passed(row.line, row.key)
+            the_same = progress.passed(row.line, row.key)
+        elif not the_same:
+            raise FileChanged
         else:
             yield row
+    if not the_same:
+        raise FileChanged
 
 
 def _count_lines(path: Path) -> int:

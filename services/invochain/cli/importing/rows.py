@@ -50,7 +50,8 @@ class Row:
 class Reader:
     """Reads a file from its beginning.
 
-    `source` names it in the keys: the same data under another name are other sales.
+    `source` names it in the keys: the same data under another name are other sales. Empty: every invoice has a number
+    or a key of its own.
     """
 
     path: Path
@@ -64,6 +65,11 @@ class Reader:
             with open(self.path, encoding="utf-8-sig", newline="") as file:
                 for row in _csv_rows(file) if self.csv else _json_rows(file):
                     if row.invoice is not None and not row.key:
+                        if not self.source and not row.invoice.number:
+                            raise CannotRead(
+                                f"line {row.line} has neither a number nor an {KEY}, so nothing tells it from an equal "
+                                "sale of another day: give --source NAME, another one for each file of new sales"
+                            )
                         row.key = self._key(row.invoice)
                     yield row
         except OSError as fault:
