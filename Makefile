@@ -122,7 +122,7 @@ bench-size: build ## the same beside ten million invoices (30 GB; ARGS='--invoic
 chaos: build ## one file per failure, and the long forms of the proofs; wants a quiet machine
 	@$(call need,tests/chaos)
 	@pytest -m 'long or not long' tests/chaos $(ARGS)
-	@pytest -m long tests/model tests/simulation
+	@pytest -m long tests/model tests/simulation tests/stateful
 fuzz: build ## fuzz the Rust core (FUZZ_S seconds a target; nightly Rust, cargo-fuzz), then 10 million documents against the oracle
 	@cargo +nightly fuzz --version >/dev/null 2>&1 || { echo 'a nightly Rust or cargo-fuzz is missing; install them:' \
 	   'rustup toolchain install nightly && cargo install cargo-fuzz'; exit 1; }
