@@ -102,8 +102,10 @@ fast-tests: build
 	@pytest $(wildcard tests/house tests/unit)
 
 test: check ## install, build and run all checks and tests
-	@$(call say,'all other tests: contract; integration; model; oracle; chaos in short form')
-	@pytest --ignore=tests/house --ignore=tests/unit
+	@$(call say,'all other tests: contract; guards; integration; model; oracle; simulation')
+	@pytest --ignore=tests/house --ignore=tests/unit --ignore=tests/chaos
+	@$(call say,'chaos in short form')
+	@pytest tests/chaos
 
 .PHONY: release-contract
 release-contract: $(STAMP)/proto-python ## freeze the contract: later changes must not break it
