@@ -7,8 +7,10 @@ the first invoice after a registration works. The core holds what was read, for 
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Sequence
 from contextlib import suppress
+
+import asyncpg
 
 from invochain import core
 from invochain.api.invoice.v1 import invoice_service_pb2 as api
@@ -18,8 +20,9 @@ from invochain.chassis import clock
 from invochain.chassis.breaker import OPEN_S, Breaker
 from invochain.chassis.channel import Channel
 from invochain.chassis.ids import Id, from_text, to_text
-from invochain.chassis.postgres import CommitUnknown, Postgres, Sql, Tx
+from invochain.chassis.postgres import COLLIDED, TIMED_OUT, CommitUnknown, Postgres, Sql, Tx
 from invochain.chassis.target import Target
+from invochain.chassis.telemetry import log
 from invochain.errors import BulkheadFull, DependencyDown
 
 # A changed policy or turnover is in force after this at the latest.
@@ -40,6 +43,7 @@ class Parties:
         breaker = Breaker("merchant", what=merchant_service.what, open_s=breaker_open_s)
         self._target = Target(breaker, retries=False)
         self._asked: OrderedDict[str, float] = OrderedDict()
+        self._log = log("invoice")
 
     def fresh_since_ms(self) -> int:
         return _now_ms() - FRESH_MS
@@ -60,7 +64,7 @@ class Parties:
         to_ask = [gstin for gstin in missing_gstins if self._may_ask(gstin)]
         if missing_ids or to_ask:
             # A buyer who cannot be asked for is linked when his event comes.
-            with suppress(DependencyDown, BulkheadFull, CommitUnknown):
+            with suppress(DependencyDown, BulkheadFull, CommitUnknown, *TIMED_OUT, *COLLIDED):
                 found_gstins |= await self._fetch(missing_ids, to_ask)
         for gstin in missing_gstins:
             if gstin not in found_gstins:
@@ -91,11 +95,22 @@ class Parties:
             items=len(merchant_ids) + len(gstins),
         )
         if response.merchants:
-            async with self._postgres.transaction() as tx:
-                rows = await keep(tx, response.merchants)
-            for row in rows:
+            for row in await self._keep(response.merchants):
                 self._learn(row)
         return {merchant.gstin for merchant in response.merchants}
+
+    async def _keep(self, found: Sequence[merchants.Merchant]):  # type: ignore[no-untyped-def]
+        """Writes what was found. The event of a new merchant may write it at this very moment: once more, then.
+
+        ON CONFLICT arbitrates by one index, and the rival's row may be met first in the other one (its GSTIN).
+        """
+        for _ in range(2):
+            try:
+                async with self._postgres.transaction() as tx:
+                    return await keep(tx, found)
+            except asyncpg.UniqueViolationError:
+                self._log.warning("party_written_by_its_event", merchants=len(found))
+        raise DependencyDown("the merchant directory")
 
     def _learn(self, row) -> None:  # type: ignore[no-untyped-def]
         self.directory.learn(

@@ -120,8 +120,9 @@ class TestAnExhaustedPool:
         assert time.monotonic() - given_back < ANSWERED_WITHIN_S
         assert sorted(took)[len(took) // 2] < 0.3
         assert max(took) < ANSWERED_WITHIN_S
-        # One that was begun before the pool was known to be full may have reserved; the crowd behind it has not.
-        assert len(await market.sql("inventory", PENDING, seller.merchant.merchant_id)) <= 2
+        # A batch begun before the pool was known to be full may have reserved for each of the seven who create;
+        # the crowd behind it, some hundreds in two seconds, has not. The last one may still wait for its confirmation.
+        assert len(await market.sql("inventory", PENDING, seller.merchant.merchant_id)) <= 8
 
     async def test_of_the_handlers_does_not_keep_the_resolver_from_its_work(self, market: Market, seller, buyer):
         """Separate pools: a hold that waits is settled while no handler finds a connection."""
