@@ -39,8 +39,8 @@ class TestAtTheStart:
     @pytest.mark.parametrize(
         ("service", "room", "size", "slots", "least"),
         [
-            (invoice_service, "invoice", 4, 1, 5),
-            (invoice_service, "invoice", 8, 3, 9),
+            (invoice_service, "invoice", 4, 1, 6),
+            (invoice_service, "invoice", 8, 3, 10),
             (inventory_service, "inventory", 5, 1, 6),
             (inventory_service, "inventory", 8, 4, 9),
         ],
