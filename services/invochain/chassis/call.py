@@ -70,6 +70,10 @@ class Call:
     # Awaited before a replay leaves, where there is something to add to it (a method that collects has no "after").
     on_replay: Callable[[Call], Awaitable[None]] | None = None
 
+    def item(self, raw: bytes, key: str, deadline: float) -> Call:
+        """A call of its own for one of the many that this one carries."""
+        return Call(self.method, self.principal, raw, deadline, key, self.trace, self.request_id)
+
     def remaining(self) -> float:
         """Seconds until the deadline; negative when it has passed."""
         return self.deadline - clock.monotonic()

@@ -18,15 +18,13 @@ from google.rpc.status_pb2 import Status
 from invochain.chassis import clock, trace
 from invochain.chassis.call import ANONYMOUS, Call, Principal
 from invochain.chassis.ids import new_id, to_text
-from invochain.chassis.rpc import KEY_GRAMMAR, Method
+from invochain.chassis.rpc import Method, key_refusal
 from invochain.chassis.telemetry import EXPIRED, RPC_TOTAL, key_hash, log
 from invochain.chassis.trace import Trace
 from invochain.errors import (
     Code,
     DeadlineTooShort,
     InternalError,
-    KeyInvalid,
-    KeyRequired,
     Refusal,
     ShuttingDown,
 )
@@ -341,10 +339,8 @@ def _client_ip(peer: str, metadata: Mapping[str, str]) -> str:
 def _check_key(call: Call, method: Method, metadata: Mapping[str, str]) -> None:
     if method.wants.key and not call.principal.service:
         key = metadata.get("idempotency-key", "")
-        if not key:
-            raise KeyRequired()
-        if not KEY_GRAMMAR.fullmatch(key):
-            raise KeyInvalid(len(key))
+        if refusal := key_refusal(key):
+            raise refusal
         call.key = key
 
 

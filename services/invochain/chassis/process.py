@@ -14,7 +14,8 @@ from typing import Any
 import uvloop
 
 from invochain.chassis import faults
-from invochain.chassis.server import Authenticator, Server, tls_of
+from invochain.chassis.handler import Authenticator
+from invochain.chassis.server import Server, tls_of
 from invochain.chassis.settings import Settings, settings
 from invochain.chassis.telemetry import configure_logging, log, serve_metrics
 

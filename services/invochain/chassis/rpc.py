@@ -19,7 +19,7 @@ from typing import Any
 from google.protobuf.message import DecodeError, Message
 
 from invochain.chassis.telemetry import RPC_SECONDS, RPC_TOTAL
-from invochain.errors import MalformedRequest
+from invochain.errors import KeyInvalid, KeyRequired, MalformedRequest, Refusal
 
 # A handler never gets more than this (PROTOCOL 13), whatever the client asks for.
 HANDLER_BUDGET_S = 4.8
@@ -28,6 +28,13 @@ STREAM_LIFE_S = 600.0
 # A stream whose caller says nothing for so long is ended, so that the forgotten ones do not add up.
 STREAM_IDLE_S = 30.0
 KEY_GRAMMAR = re.compile(r"[A-Za-z0-9._:~-]{16,128}", re.ASCII)
+
+
+def key_refusal(key: str) -> Refusal | None:
+    """What is wrong with an idempotency key, if anything: KeyRequired, KeyInvalid."""
+    if not key:
+        return KeyRequired()
+    return None if KEY_GRAMMAR.fullmatch(key) else KeyInvalid(len(key))
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,11 +15,9 @@ from invochain.chassis.handler import Authenticator, Handler
 from invochain.chassis.health import Health
 from invochain.chassis.reflection import NAMES as REFLECTION
 from invochain.chassis.reflection import Reflection
-from invochain.chassis.rpc import HANDLER_BUDGET_S, KEY_GRAMMAR, methods, rpc
+from invochain.chassis.rpc import methods
 from invochain.chassis.settings import Settings, Transport, settings
 from invochain.chassis.tonic_door import TonicDoor
-
-__all__ = ["HANDLER_BUDGET_S", "KEY_GRAMMAR", "Authenticator", "Server", "rpc"]
 
 DRAIN_S = 15.0
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Annotated, Any
 
 import typer
@@ -76,16 +78,50 @@ def _class(descriptor: Any) -> Any:
 
 def refusal_of(error: Any) -> dict[str, Any]:
     """A refused call as a person reads it."""
-    from google.rpc import error_details_pb2, status_pb2
+    from google.rpc import status_pb2
 
     status = status_pb2.Status()
     for name, value in error.trailing_metadata() or ():
         if name == "grpc-status-details-bin":
             status.ParseFromString(value)
+    return {"code": error.code().name, **told(status), "message": error.details()}
+
+
+def told(status: Any) -> dict[str, Any]:
+    """What a google.rpc.Status tells: reason, message, metadata, violations."""
+    from google.rpc import error_details_pb2
+
     info, bad = error_details_pb2.ErrorInfo(), error_details_pb2.BadRequest()
     for detail in status.details:
         detail.Unpack(info)
         detail.Unpack(bad)
     violations = [{"field": v.field, "code": v.reason, "description": v.description} for v in bad.field_violations]
-    told: dict[str, Any] = {"code": error.code().name, "reason": info.reason, "message": error.details()}
-    return {**told, "metadata": dict(info.metadata), "violations": violations}
+    return {
+        "reason": info.reason,
+        "message": status.message,
+        "metadata": dict(info.metadata),
+        "violations": violations,
+    }
+
+
+def authorization(token: str) -> tuple[str, str]:
+    """The metadata that say who asks: the token given, else INVOCHAIN_TOKEN."""
+    return "authorization", f"Bearer {token or os.environ.get('INVOCHAIN_TOKEN', '')}"
+
+
+@contextmanager
+def refused_in_one_line(command: str) -> Iterator[None]:
+    """A refusal, and a stack that does not run, are one line and exit code 1."""
+    import grpc
+
+    from invochain.supervisor.errors import CannotStart
+
+    try:
+        yield
+    except grpc.RpcError as error:
+        refusal = refusal_of(error)
+        typer.echo(f"{command}: {refusal['reason'] or refusal['code']}: {refusal['message']}", err=True)
+        raise typer.Exit(1) from None
+    except CannotStart as fault:
+        typer.echo(f"{command}: {fault}", err=True)
+        raise typer.Exit(1) from None

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Annotated, Any
@@ -133,25 +132,15 @@ def _service(room: str, token: str, address: str) -> Iterator[tuple[Any, list[tu
     import grpc
 
     from invochain.api.operator.v1.operator_service_pb2_grpc import OperatorServiceStub
-    from invochain.cli.call import refusal_of
-    from invochain.supervisor.errors import CannotStart
+    from invochain.cli.call import authorization, refused_in_one_line
     from invochain.supervisor.state import running_stack
 
     _known(room, ROOMS, "ROOM")
-    bearer = token or os.environ.get("INVOCHAIN_TOKEN", "")
-    try:
-        with grpc.insecure_channel(address or running_stack().addresses[room]) as channel:
-            yield (
-                OperatorServiceStub(channel),
-                [("authorization", f"Bearer {bearer}"), ("idempotency-key", str(uuid.uuid4()))],
-            )
-    except grpc.RpcError as error:
-        told = refusal_of(error)
-        typer.echo(f"dlq: {told['reason'] or told['code']}: {told['message']}", err=True)
-        raise typer.Exit(1) from None
-    except CannotStart as fault:
-        typer.echo(f"dlq: {fault}", err=True)
-        raise typer.Exit(1) from None
+    with (
+        refused_in_one_line("dlq"),
+        grpc.insecure_channel(address or running_stack().addresses[room]) as channel,
+    ):
+        yield OperatorServiceStub(channel), [authorization(token), ("idempotency-key", str(uuid.uuid4()))]
 
 
 def _line(letter: pb.DeadLetter) -> str:

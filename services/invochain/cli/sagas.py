@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from typing import Annotated
 
 import typer
@@ -26,36 +25,29 @@ def sagas(
 
     from invochain.api.invoice.v1 import invoice_service_pb2 as api
     from invochain.api.invoice.v1.invoice_service_pb2_grpc import InvoiceServiceStub
-    from invochain.cli.call import refusal_of
-    from invochain.supervisor.errors import CannotStart
+    from invochain.cli.call import authorization, refused_in_one_line
     from invochain.supervisor.state import running_stack
 
     if waits_for and waits_for not in api.SagaWait.keys()[1:]:
         wanted = ", ".join(api.SagaWait.keys()[1:])
         raise typer.BadParameter(f"found {waits_for!r}; one of {wanted} is wanted", param_hint="--waits-for")
-    metadata = [("authorization", f"Bearer {token or os.environ.get('INVOCHAIN_TOKEN', '')}")]
     request = api.ListSagasRequest(older_than_ms=int(older_than * 1_000), waits_for=waits_for or None)
     count, skipped = 0, set()
-    try:
-        with grpc.insecure_channel(address or running_stack().addresses["invoice"]) as channel:
-            stub = InvoiceServiceStub(channel)
-            while count < at_most:
-                request.page_size = min(500, at_most - count)
-                answer = stub.ListSagas(request, metadata=metadata, timeout=5)
-                for saga in answer.sagas:
-                    typer.echo(_line(saga))
-                count += len(answer.sagas)
-                skipped.update(answer.not_looked_at)
-                request.page_token = answer.next_page_token
-                if not request.page_token:
-                    break
-    except grpc.RpcError as error:
-        told = refusal_of(error)
-        typer.echo(f"sagas: {told['reason'] or told['code']}: {told['message']}", err=True)
-        raise typer.Exit(1) from None
-    except CannotStart as fault:
-        typer.echo(f"sagas: {fault}", err=True)
-        raise typer.Exit(1) from None
+    with (
+        refused_in_one_line("sagas"),
+        grpc.insecure_channel(address or running_stack().addresses["invoice"]) as channel,
+    ):
+        stub = InvoiceServiceStub(channel)
+        while count < at_most:
+            request.page_size = min(500, at_most - count)
+            answer = stub.ListSagas(request, metadata=[authorization(token)], timeout=5)
+            for saga in answer.sagas:
+                typer.echo(_line(saga))
+            count += len(answer.sagas)
+            skipped.update(answer.not_looked_at)
+            request.page_token = answer.next_page_token
+            if not request.page_token:
+                break
     for what in sorted(skipped):
         typer.echo(f"not looked at: {what}", err=True)
     typer.echo(f"{count} not settled{', and maybe more' if request.page_token else ''}", err=True)

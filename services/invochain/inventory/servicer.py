@@ -10,7 +10,7 @@ from invochain.chassis.call import Call
 from invochain.chassis.ids import from_text, to_text
 from invochain.chassis.pages import Pages
 from invochain.chassis.postgres import Postgres
-from invochain.chassis.server import rpc
+from invochain.chassis.rpc import rpc
 from invochain.durable import decisions
 from invochain.errors import FieldViolation, Refusal, ServiceOnly, Told, ValidationFailed
 from invochain.inventory import adjust_stock, list_pending, partner_keys, read_stock

@@ -13,8 +13,8 @@ from invochain import core
 from invochain.chassis import clock
 from invochain.chassis.batch import Collector
 from invochain.chassis.call import Call
-from invochain.chassis.rpc import HANDLER_BUDGET_S, KEY_GRAMMAR
-from invochain.errors import Code, KeyInvalid, KeyRequired, MalformedRequest, Refusal, invalid
+from invochain.chassis.rpc import HANDLER_BUDGET_S, key_refusal
+from invochain.errors import Code, MalformedRequest, Refusal, invalid
 
 MESSAGE_ITEMS_MAX = 100
 # Items of a stream that are under way; its caller is slowed down there.
@@ -92,11 +92,11 @@ async def _read(
                     f"items[{index}].offset", "OFFSET_NOT_RISING", f"found {offset} after {last}; offsets rise, from 1"
                 )
             last = offset
-            one = Call(call.method, call.principal, request, deadline, key, call.trace, call.request_id)
-            if KEY_GRAMMAR.fullmatch(key):
-                calls.append(one)
+            one = call.item(request, key, deadline)
+            if refusal := key_refusal(key):
+                one.refuse(refusal)
             else:
-                one.refuse(KeyInvalid(len(key)) if key else KeyRequired())
+                calls.append(one)
             taken.append((offset, one))
         creating.put(calls)
         under_way.extend(taken)

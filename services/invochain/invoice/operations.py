@@ -9,7 +9,7 @@ from invochain.api.invoice.v1 import invoice_service_pb2 as api
 from invochain.chassis.call import Call
 from invochain.chassis.ids import Id, from_text
 from invochain.chassis.postgres import CommitUnknown, Sql, Tx
-from invochain.chassis.server import KEY_GRAMMAR
+from invochain.chassis.rpc import KEY_GRAMMAR
 from invochain.errors import DependencyDown, KeyInvalid, SagaAborted, invalid
 from invochain.invoice.invoice import CREATE, FIRST_ACTIONS, OPERATIONS, ROLE_OF, CancelledByClient, InvoiceNotFound
 from invochain.invoice.room import InvoiceRoom

@@ -11,18 +11,10 @@ from invochain.api.invoice.v1 import invoice_service_pb2 as api
 from invochain.chassis import clock
 from invochain.chassis.batch import Collector
 from invochain.chassis.call import Call
-from invochain.chassis.server import KEY_GRAMMAR, rpc
+from invochain.chassis.rpc import key_refusal, rpc
 from invochain.chassis.settings import Settings
 from invochain.chassis.telemetry import INVOICE_ACTION, INVOICE_CREATED, INVOICE_CREATION_SECONDS
-from invochain.errors import (
-    FieldViolation,
-    KeyInvalid,
-    KeyRequired,
-    MalformedRequest,
-    Refusal,
-    ValidationFailed,
-    invalid,
-)
+from invochain.errors import FieldViolation, MalformedRequest, Refusal, ValidationFailed, invalid
 from invochain.invoice.ask_gst import ask_gst
 from invochain.invoice.create_invoice import create_all_or_nothing, create_invoices
 from invochain.invoice.explain_invoice import explain_invoice
@@ -72,10 +64,7 @@ class InvoiceServicer:
     @rpc(roles=SELLERS)
     async def BatchCreateInvoices(self, call: Call) -> bytes:
         items, all_or_nothing = self._split(call)
-        calls = [
-            Call(call.method, call.principal, raw, call.deadline, key, call.trace, call.request_id)
-            for raw, key in items
-        ]
+        calls = [call.item(raw, key, call.deadline) for raw, key in items]
         if all_or_nothing:
             if len({key for _, key in items}) != len(items):
                 raise invalid("items", "KEY_REPEATED", "found a key twice; every item brings a key of its own")
@@ -161,8 +150,7 @@ class InvoiceServicer:
             raise invalid("items", "ITEMS_COUNT", f"found {len(items)}; 1 to {BATCH_ITEMS_MAX} are wanted")
         broken = []
         for index, (_, key) in enumerate(items):
-            if not KEY_GRAMMAR.fullmatch(key):
-                refusal = KeyInvalid(len(key)) if key else KeyRequired()
+            if refusal := key_refusal(key):
                 broken.append(FieldViolation(f"items[{index}].idempotency_key", refusal.reason, str(refusal)))
         if broken:
             raise ValidationFailed(broken)

@@ -21,7 +21,7 @@ from invochain.api.merchant.v1.merchant_service_pb2 import (
 )
 from invochain.chassis.call import Call
 from invochain.chassis.postgres import Postgres
-from invochain.chassis.server import rpc
+from invochain.chassis.rpc import rpc
 from invochain.merchant import add_user, read_merchant, refresh_token, register_merchant, sign_in, update_merchant
 from invochain.merchant.passwords import Passwords
 from invochain.merchant.slow_down import SlowDown

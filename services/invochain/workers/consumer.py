@@ -14,11 +14,10 @@ import pkgutil
 import uuid
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 
 import asyncpg
 
-from invochain.chassis import clock, faults, trace
+from invochain.chassis import faults, trace
 from invochain.chassis.broker import Broker, Delivered, PartitionsLost, Record
 from invochain.chassis.call import NOBODY
 from invochain.chassis.ids import from_text
@@ -27,13 +26,14 @@ from invochain.chassis.settings import Settings
 from invochain.chassis.telemetry import EVENTS_CONSUMED, LEADER, log
 from invochain.chassis.trace import Trace, trace_id_of
 from invochain.durable import dead_letters, parking
-from invochain.durable.dead_letters import TRIES_MAX, TRYING_S_MAX, Failed
+from invochain.durable.dead_letters import Failed
 from invochain.durable.inbox import Received, Subscription
 from invochain.durable.parking import Parked, Parking
 from invochain.errors import Code, Refusal
 from invochain.workers import Worker
 from invochain.workers.backoff import Backoff
 from invochain.workers.rooms import Rooms
+from invochain.workers.tries import Tries
 
 # The broker wakes us; this bounds how long a stop waits for a consumer that has nothing to do.
 WAIT_S = 1.0
@@ -49,15 +49,6 @@ class Unreadable(Exception):
     """A record that is no event of ours: a header is missing or does not read."""
 
 
-@dataclass(slots=True)
-class Tries:
-    """How often the record at the head of a stopped partition was tried, since when by clock.monotonic()."""
-
-    offset: int
-    count: int
-    since: float
-
-
 class Listener:
     """The loop of one subscription."""
 
@@ -69,7 +60,7 @@ class Listener:
         self._to, self._wait_s, self._parking = subscription, wait_s, parked
         self._consumer = broker.consumer(subscription.consumer, subscription.topic)
         self._backoff: Backoff[int] = Backoff(RETRY_S_MAX)
-        self._tries: dict[int, Tries] = {}
+        self._tries = Tries()
         self._errors: dict[int, str] = {}
         self._log = log("workers")
         self._counts = {
@@ -166,13 +157,8 @@ class Listener:
 
     def _gives_up(self, partition: int, record: Delivered, failure: Exception) -> int:
         """After how many tries a record is given up now; 0: it is not."""
-        now = clock.monotonic()
-        tries = self._tries.get(partition)
-        if tries is None or tries.offset != record.offset:
-            tries = self._tries[partition] = Tries(record.offset, 0, now)
-        tries.count += 1
-        enough = tries.count >= TRIES_MAX or now - tries.since >= TRYING_S_MAX
-        return tries.count if enough or isinstance(failure, Unreadable) else 0
+        head = self._tries.again(partition, record.offset)
+        return head.count if head.enough() or isinstance(failure, Unreadable) else 0
 
     async def _park(self, record: Delivered, why: Failed) -> None:
         async with self._parking.postgres.transaction() as tx:
@@ -200,7 +186,7 @@ class Listener:
     def _finished(self, partition: int, position: int, done: dict[int, int]) -> None:
         done[partition] = position
         self._backoff.worked([partition])
-        self._tries.pop(partition, None)
+        self._tries.forget([partition])
         if error := self._errors.pop(partition, ""):
             self._log.info("partition_goes_on", consumer=self._to.consumer, partition=partition, after=error)
 

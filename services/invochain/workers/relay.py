@@ -11,7 +11,6 @@ from __future__ import annotations
 import datetime as dt
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import asyncpg
@@ -25,11 +24,12 @@ from invochain.chassis.settings import Settings
 from invochain.chassis.telemetry import EVENTS_PUBLISHED, LEADER, OUTBOX_OLDEST_SECONDS, log
 from invochain.chassis.trace import trace_id_of
 from invochain.durable import dead_letters, outbox, parking
-from invochain.durable.dead_letters import TRIES_MAX, TRYING_S_MAX, Failed
+from invochain.durable.dead_letters import Failed
 from invochain.durable.parking import RELAY, Parked, Parking
 from invochain.workers import Worker
 from invochain.workers.backoff import Backoff
 from invochain.workers.rooms import Rooms
+from invochain.workers.tries import Tries
 
 # Looked for, not notified: NOTIFY in the writing transaction would make every COMMIT of the hot path queue behind one
 # lock of the whole cluster. Measured figures: workers/README.md.
@@ -43,15 +43,6 @@ LATE_S = 60.0
 PUBLISH_FAILURES = Counter("events_publish_failures_total", "Publications the broker did not acknowledge", ["room"])
 
 
-@dataclass(slots=True)
-class Tries:
-    """How often the first row of a stopped partition was refused, since when by clock.monotonic()."""
-
-    event_id: bytes
-    count: int
-    since: float
-
-
 class Relay:
     """The loop of one room."""
 
@@ -63,7 +54,7 @@ class Relay:
         self._source, self._session, self._broker, self._parking = room, session, broker, parked
         self._share = Share(session, "relay", range(outbox.PARTITIONS))
         self._backoff: Backoff[int] = Backoff()
-        self._tries: dict[int, Tries] = {}
+        self._tries = Tries()
         # When the broker last took anything: before that, a refusal tells nothing about a row.
         self._acked_at = 0.0
         self._published = EVENTS_PUBLISHED.labels(room=room)
@@ -116,15 +107,10 @@ class Relay:
 
         At once where no repeat can help; else after 10 tries or 10 minutes, if the broker took other rows meanwhile.
         """
-        now = clock.monotonic()
-        tries = self._tries.get(row["partition"])
-        if tries is None or tries.event_id != row["event_id"]:
-            tries = self._tries[row["partition"]] = Tries(row["event_id"], 0, now)
-        tries.count += 1
+        head = self._tries.again(row["partition"], row["event_id"])
         if isinstance(cause, Unpublishable):
-            return tries.count
-        enough = tries.count >= TRIES_MAX or now - tries.since >= TRYING_S_MAX
-        return tries.count if enough and self._acked_at > tries.since else 0
+            return head.count
+        return head.count if head.enough() and self._acked_at > head.since else 0
 
     async def _park(self, rows: Sequence[asyncpg.Record], poison: Mapping[bytes, Failed]) -> None:
         """Takes rows out of the outbox; those that are poison park their aggregates, each with its letter."""
@@ -180,8 +166,7 @@ class Relay:
 
     def _note(self, stopped: dict[int, NotAcked], worked: set[int]) -> None:
         self._backoff.worked(worked)
-        for partition in worked:
-            self._tries.pop(partition, None)
+        self._tries.forget(worked)
         for partition, outcome in stopped.items():
             self._backoff.failed(partition)
             self._failures.inc()

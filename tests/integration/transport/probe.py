@@ -11,7 +11,8 @@ import grpc
 from grpc_health.v1.health_pb2 import HealthCheckRequest, HealthCheckResponse
 
 from invochain.chassis.call import Call, Principal
-from invochain.chassis.server import Server, rpc
+from invochain.chassis.rpc import rpc
+from invochain.chassis.server import Server
 from invochain.errors import TokenInvalid, invalid
 
 SERVICE = "probe.v1.Probe"

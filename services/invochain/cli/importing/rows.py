@@ -104,8 +104,13 @@ def _json_rows(file: Any) -> Iterator[Row]:
                 document = inner
             row.invoice = json_format.ParseDict(document, api.Invoice())
         except (ValueError, json_format.ParseError, RecursionError) as fault:
-            row.fault = " ".join(str(fault).split("Available Fields")[0].split())
+            row.fault = _words(fault)
         yield row
+
+
+def _words(fault: Exception) -> str:
+    """What a parser says, in one line and without the list of all fields."""
+    return " ".join(str(fault).split("Available Fields")[0].split())
 
 
 def _no_float(text: str) -> None:
@@ -198,7 +203,7 @@ def _finished(row: Row, document: dict[str, Any]) -> Row:
         try:
             row.invoice = json_format.ParseDict(document, api.Invoice())
         except json_format.ParseError as fault:
-            row.fault = " ".join(str(fault).split("Available Fields")[0].split())
+            row.fault = _words(fault)
     return row
 
 

@@ -10,10 +10,11 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import grpc
-from google.rpc import error_details_pb2, status_pb2
+from google.rpc import status_pb2
 
 from invochain.api.invoice.v1 import invoice_service_pb2 as api
 from invochain.api.invoice.v1.invoice_service_pb2_grpc import InvoiceServiceStub
+from invochain.cli.call import told
 from invochain.cli.importing.progress import FileChanged, Outcome
 from invochain.cli.importing.rows import CannotRead, Row
 
@@ -155,9 +156,6 @@ def _outcome(row: Row, result: api.ImportInvoicesResult) -> Outcome:
 
 
 def _reason(status: status_pb2.Status) -> tuple[str, tuple[tuple[str, str, str], ...]]:
-    info, bad = error_details_pb2.ErrorInfo(), error_details_pb2.BadRequest()
-    for detail in status.details:
-        detail.Unpack(info)
-        detail.Unpack(bad)
-    broken = tuple((v.field, v.reason, v.description) for v in bad.field_violations)
-    return info.reason, broken or (("", info.reason, status.message),)
+    refusal = told(status)
+    broken = tuple((v["field"], v["code"], v["description"]) for v in refusal["violations"])
+    return refusal["reason"], broken or (("", refusal["reason"], status.message),)
