@@ -113,7 +113,7 @@ release-contract: $(STAMP)/proto-python ## freeze the contract: later changes mu
 	@ls -l $(DESCRIPTOR)
 
 # ---------------------------------------------------------------- clients, and what wants a quiet machine
-.PHONY: clients bench bench-size chaos fuzz mutants
+.PHONY: clients bench bench-size soak chaos fuzz mutants
 clients: $(STAMP)/proto-go ## build the Go and TypeScript client stubs
 	@deploy/clients.sh
 bench: build ## measure on this machine (benchmarks/)
@@ -121,6 +121,8 @@ bench: build ## measure on this machine (benchmarks/)
 	@python benchmarks/run.py $(ARGS)
 bench-size: build ## the same beside ten million invoices (30 GB; ARGS='--invoices 1_000_000' is quicker)
 	@python benchmarks/size.py $(ARGS)
+soak: build ## 100 invoices a second for an hour: latencies and memory of every process (ARGS='--seconds 300' is quicker)
+	@python benchmarks/soak.py $(ARGS)
 chaos: build ## one file per failure, and the long forms of the proofs; wants a quiet machine
 	@$(call need,tests/chaos)
 	@pytest -m 'long or not long' tests/chaos $(ARGS)

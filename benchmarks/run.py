@@ -233,8 +233,8 @@ def _ratios(medians: dict[str, float]) -> dict[str, float]:
     return {name: round(medians[above] / medians[below], 2) for name, (above, below) in pairs.items()}
 
 
-def report(figures: dict[str, Any], *, keep: bool = True) -> None:
-    """Prints the figures, and keeps them under results/."""
+def report(figures: dict[str, Any], *, keep: bool = True, name: str = "") -> None:
+    """Prints the figures, and keeps them under results/; `name` tells apart what is measured on one day."""
     commit = subprocess.run(
         ["git", "rev-parse", "--short", "HEAD"], cwd=ROOT, capture_output=True, text=True, check=False
     )
@@ -249,7 +249,8 @@ def report(figures: dict[str, Any], *, keep: bool = True) -> None:
     if keep:
         folder = ROOT / "benchmarks" / "results"
         folder.mkdir(exist_ok=True)
-        (folder / f"{result['date'][:10]}-{result['commit']}.json").write_text(text + "\n")
+        kept = "-".join(filter(None, (result["date"][:10], result["commit"], name)))
+        (folder / f"{kept}.json").write_text(text + "\n")
 
 
 if __name__ == "__main__":

@@ -64,7 +64,7 @@ def main() -> None:
                 ),
             },
         },
-        "size",
+        name="size",
     )
 
 

@@ -81,13 +81,22 @@ class Shop:
 
     def __init__(self, state: StackState) -> None:
         self._gateway = state.addresses["gateway"]
-        self.seller, self.seller_token = self._register("27")
-        self.buyer, self.buyer_token = self._register("29")
+        # How each of the two signs in.
+        self._credentials: list[dict[str, str]] = []
+        self.seller = self._register("27")
+        self.buyer = self._register("29")
+        self.sign_in()
         for number in range(self.SKUS):
             body = {"sku": f"SKU-{number}", "adjustment": "ADD", "quantity_milli": str(10**12), "unit": "NOS"}
             self.post("/v1/stock:adjust", body, self.seller_token)
 
-    def _register(self, state: str) -> tuple[str, str]:
+    def sign_in(self) -> None:
+        """Fresh access tokens: they live 15 minutes."""
+        self.seller_token, self.buyer_token = (
+            self.post("/v1/auth:sign_in", one)["access_token"] for one in self._credentials
+        )
+
+    def _register(self, state: str) -> str:
         letters = "".join(secrets.choice("ABCDEFGHIJKLMNOPQRSTUVWXYZ") for _ in range(3))
         first = f"{state}{letters}CB{secrets.randbelow(10_000):04d}K1Z"
         gstin, email = f"{first}{core.gstin_check_char(first)}", f"bench.{uuid.uuid4().hex[:12]}@example.in"
@@ -96,7 +105,8 @@ class Shop:
         merchant = {"gstin": gstin, "legal_name": "Bench Traders", "address": address}
         owner = {"email": email, "name": "Owner", "password": password}
         self.post("/v1/merchants", {"merchant": merchant, "owner": owner})
-        return gstin, self.post("/v1/auth:sign_in", {"email": email, "password": password})["access_token"]
+        self._credentials.append({"email": email, "password": password})
+        return gstin
 
     def post(self, path: str, body: Any, token: str = "") -> dict[str, Any]:
         headers = {"Content-Type": "application/json", "Idempotency-Key": str(uuid.uuid4())}
