@@ -167,11 +167,14 @@ class Postgres:
         except TimeoutError:
             self._pool.terminate()
 
-    def insist(self) -> None:
-        """Refuses, BulkheadFull, where asking for a connection now would be in vain: work that has effects elsewhere
-        before it needs one is better not begun."""
-        if self._full_for() > POOL_WAIT_S:
-            raise BulkheadFull(f"a connection to the {self._name} database")
+    async def until_free(self) -> None:
+        """Waits until a connection is free, as long as one would be waited for. Refuses: BulkheadFull.
+
+        For work that has effects elsewhere before it needs a connection: it is better not begun while there is none.
+        """
+        if self._in_use >= self._pool.get_max_size():
+            async with self._connection(POOL_WAIT_S):
+                pass
 
     def _full_for(self) -> float:
         """Seconds since when no connection was given back, all being in use."""

@@ -165,7 +165,7 @@ async def reserve(room: InvoiceRoom, work: Work, at: list[int]) -> list[int]:
     time_left = max(work.calls[p].remaining() for p in with_stock)
     try:
         # A hold that cannot be decided would wait for the resolver.
-        room.postgres.insist()
+        await room.postgres.until_free()
         refusals = await room.inventory.reserve(
             request, items=len(with_stock), time_left_s=time_left, trace=work.calls[with_stock[0]].trace
         )

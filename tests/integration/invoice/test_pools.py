@@ -21,8 +21,10 @@ from tests.integration.invoice.probes import age_holds, hold_states, outcome
 from tests.integration.invoice.test_neighbours import room_of
 from tests.kit.market import QUICK, Market, Refused
 
-# The promise is 300 ms; a machine that runs other things beside the test adds to it.
-ANSWERED_WITHIN_S = 1.5
+# The promise. Here three services and their callers share one process: what it stood still is not theirs to answer for.
+ANSWERED_WITHIN_S = 0.3
+# And by the wall, however busy the machine.
+WALL_S = 1.5
 HELD_S = 2.0
 
 
@@ -33,6 +35,25 @@ async def exhausted(postgres: Postgres) -> AsyncIterator[None]:
         for _ in range(postgres._pool.get_max_size()):
             await stack.enter_async_context(postgres.reading(10))
         yield
+
+
+class Standstill:
+    """When this process stood still: collecting garbage, or not given a processor."""
+
+    EVERY_S = 0.005
+
+    def __init__(self) -> None:
+        self._late: list[tuple[float, float]] = []
+
+    async def watch(self) -> None:
+        while True:
+            slept = time.monotonic()
+            await asyncio.sleep(self.EVERY_S)
+            self._late.append((slept + self.EVERY_S, time.monotonic()))
+
+    def within(self, begun: float, ended: float) -> float:
+        """Seconds of it between two moments."""
+        return sum(max(0.0, min(ended, to) - max(begun, since)) for since, to in self._late)
 
 
 class TestAtTheStart:
@@ -87,7 +108,8 @@ class TestAnExhaustedPool:
         """Creations, moves and reads are told so, again and again; health stays up; given back, it serves at once."""
         room = room_of(market)
         issued = await market.issue(seller, market.invoice(buyer, market.line(1)))
-        took: list[float] = []
+        took: list[tuple[float, float]] = []
+        still = Standstill()
 
         async def ask(n: int) -> None:
             request = market.invoice(buyer, market.line(1))
@@ -101,13 +123,14 @@ class TestAnExhaustedPool:
             while time.monotonic() < until:
                 begun = time.monotonic()
                 told = await outcome(market, method, body, who)
-                took.append(time.monotonic() - begun)
+                took.append((begun, time.monotonic()))
                 assert isinstance(told, Refused), told
                 assert (told.code, told.reason) == ("RESOURCE_EXHAUSTED", "BULKHEAD_FULL")
                 await asyncio.sleep(0.05)
 
         health = health_pb2_grpc.HealthStub(market.channels["invoice"])
         async with exhausted(room.postgres):
+            watching = asyncio.create_task(still.watch())
             until = time.monotonic() + HELD_S
             asking = asyncio.gather(*(ask(n) for n in range(21)))
             while not asking.done():
@@ -115,14 +138,14 @@ class TestAnExhaustedPool:
                 assert told.status == health_pb2.HealthCheckResponse.SERVING
                 await asyncio.sleep(0.1)
             await asking
+            watching.cancel()
         given_back = time.monotonic()
         await market.issue(seller, market.invoice(buyer, market.line(1)))
-        assert time.monotonic() - given_back < ANSWERED_WITHIN_S
-        assert sorted(took)[len(took) // 2] < 0.3
-        assert max(took) < ANSWERED_WITHIN_S
-        # A batch begun before the pool was known to be full may have reserved for each of the seven who create;
-        # the crowd behind it, some hundreds in two seconds, has not. The last one may still wait for its confirmation.
-        assert len(await market.sql("inventory", PENDING, seller.merchant.merchant_id)) <= 8
+        assert time.monotonic() - given_back < WALL_S
+        assert max(ended - begun - still.within(begun, ended) for begun, ended in took) < ANSWERED_WITHIN_S
+        assert max(ended - begun for begun, ended in took) < WALL_S
+        # Nothing was reserved for what could not be decided; the last one may still wait for its confirmation.
+        assert len(await market.sql("inventory", PENDING, seller.merchant.merchant_id)) <= 1
 
     async def test_of_the_handlers_does_not_keep_the_resolver_from_its_work(self, market: Market, seller, buyer):
         """Separate pools: a hold that waits is settled while no handler finds a connection."""
