@@ -18,6 +18,7 @@ from invochain.errors import (
     DependencyDown,
     FieldViolation,
     InternalError,
+    KeyReused,
     MalformedRequest,
     Refusal,
     SagaAborted,
@@ -27,7 +28,7 @@ from invochain.invoice import attempts, decide, number_series
 from invochain.invoice.invoice import CREATE, BatchRefused, InvoiceInvalid
 from invochain.invoice.outcomes import Asked
 from invochain.invoice.room import InvoiceRoom, SeriesKey, Waiting
-from invochain.invoice.standing import after_unknown_commit, answer_loser
+from invochain.invoice.standing import after_unknown_commit, answer_loser, read_standings
 from invochain.invoice.work import Work
 
 # DECIDE is started only with this much left to its caller (PROTOCOL 13).
@@ -159,6 +160,9 @@ async def reserve(room: InvoiceRoom, work: Work, at: list[int]) -> list[int]:
     """Step 3: hold the stock of a batch. Answers what cannot be held; a refusal is made final by its decision row."""
     at = [p for p in at if _in_time(work, p)]
     with_stock = [p for p, takes in zip(at, work.drafts.takes_stock(at), strict=True) if takes]
+    if later := [p for p in with_stock if work.attempt[p] > 1]:
+        unclear = set(later) - set(await _free_earlier_attempts(room, work, later))
+        at, with_stock = ([p for p in some if p not in unclear] for some in (at, with_stock))
     if not with_stock:
         return at
     request = work.drafts.reserve_request(with_stock, [work.attempt[p] for p in with_stock])
@@ -175,6 +179,7 @@ async def reserve(room: InvoiceRoom, work: Work, at: list[int]) -> list[int]:
         return [p for p in at if p not in set(with_stock)]
     gone: set[int] = set()
     definite: dict[int, Refusal] = {}
+    misused: dict[int, Refusal] = {}
     for position, refusal in zip(with_stock, refusals, strict=True):
         if refusal is None:
             work.held.add(position)
@@ -184,12 +189,51 @@ async def reserve(room: InvoiceRoom, work: Work, at: list[int]) -> list[int]:
         elif refusal.code in (Code.FAILED_PRECONDITION, Code.NOT_FOUND):
             definite[position] = refusal
             gone.add(position)
+        elif refusal.reason == KeyReused.reason:
+            misused[position] = refusal
+            gone.add(position)
         else:
             work.refuse(position, refusal)
             gone.add(position)
     if definite:
         await record_refusals(room, work, definite)
+    if misused:
+        await _answer_misused(room, work, misused)
     return [p for p in at if p not in gone or p in work.tombstoned]
+
+
+async def _free_earlier_attempts(room: InvoiceRoom, work: Work, at: list[int]) -> list[int]:
+    """Gives back what earlier attempts may still hold; returns who may go on.
+
+    A later attempt is begun only after the row that ends those before it was committed (PROTOCOL R2). Their stock comes
+    back behind that answer, or by the resolver: a repeat in between would be refused for what its own request holds.
+    """
+    earlier = [hold for position in at for hold in work.earlier_holds(position)]
+    time_left = max(work.calls[p].remaining() for p in at)
+    try:
+        reasons = await room.inventory.release_first(earlier, time_left_s=time_left)
+    except Refusal as unknown:
+        _fail(work, at, unknown)
+        return []
+    # Impossible by design: the settler opens the letters.
+    room.settlers.release.soon([hold for hold, reason in zip(earlier, reasons, strict=True) if reason])
+    return at
+
+
+async def _answer_misused(room: InvoiceRoom, work: Work, misused: dict[int, Refusal]) -> None:
+    """Answers keys under which stock is held for another body. One that its client ended is ended for every body, at
+    once and not only when that hold is gone (PROTOCOL 4.1)."""
+
+    async def one_look(positions: Sequence[int]) -> None:
+        async with room.postgres.reading() as tx:
+            standings, _day = await read_standings(tx, work, list(positions))
+        for position, standing in standings.items():
+            if standing is not None and standing.fingerprint is None:
+                answer_loser(room, work, position, standing)
+            else:
+                work.refuse(position, misused[position])
+
+    await run_isolating_poison(list(misused), one_look, lambda failed, why: _fail(work, failed, why))
 
 
 async def record_refusals(room: InvoiceRoom, work: Work, definite: dict[int, Refusal]) -> None:

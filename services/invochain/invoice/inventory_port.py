@@ -99,12 +99,21 @@ class InventoryPort:
         response = await self._channel.call(self._stub.ConfirmReservations, request, timeout_s=SETTLE_TIMEOUT_S)
         return [Told(result.error).reason if result.HasField("error") else "" for result in response.results]
 
-    async def release(self, holds: Sequence[Hold]) -> list[str]:
+    async def release(self, holds: Sequence[Hold], timeout_s: float = SETTLE_TIMEOUT_S) -> list[str]:
         """Gives holds back, after a durable negative decision only (PROTOCOL R2). Entries as `confirm`."""
         request = api.ReleaseReservationsRequest(reservations=[hold.ref() for hold in holds])
         await faults.reach("release.send")
-        response = await self._channel.call(self._stub.ReleaseReservations, request, timeout_s=SETTLE_TIMEOUT_S)
+        response = await self._channel.call(self._stub.ReleaseReservations, request, timeout_s=timeout_s)
         return [Told(result.error).reason if result.HasField("error") else "" for result in response.results]
+
+    async def release_first(self, holds: Sequence[Hold], *, time_left_s: float) -> list[str]:
+        """`release` for a caller who waits for it: through bulkhead and breaker, and no longer than a Reserve."""
+        return await self._target.ask(
+            lambda timeout_s: self.release(holds, timeout_s),
+            timeout_s=RESERVE_TIMEOUT_S,
+            time_left_s=time_left_s,
+            items=len(holds),
+        )
 
     async def pending(
         self, *, older_than_ms: int, partition: int, partitions: int, page_token: str, page_size: int = 500

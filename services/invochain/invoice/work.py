@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from invochain import core
 from invochain.chassis.call import Call
 from invochain.errors import Refusal
 from invochain.invoice.inventory_port import Hold
 from invochain.invoice.outcomes import refused, success
+
+# An attempt is given back before the next one reserves, so all but the last few are long settled.
+EARLIER_MAX = 4
 
 
 @dataclass(slots=True)
@@ -47,3 +50,9 @@ class Work:
         at = [position]
         drafts = self.drafts
         return Hold(drafts.merchant_ids(at)[0], drafts.rids(at)[0], self.attempt[position], drafts.fingerprints(at)[0])
+
+    def earlier_holds(self, position: int) -> list[Hold]:
+        """The holds that attempts before the present one may have made; of many, the latest."""
+        hold = self.hold(position)
+        first = max(1, hold.attempt - EARLIER_MAX)
+        return [replace(hold, attempt=attempt) for attempt in range(first, hold.attempt)]

@@ -9,6 +9,7 @@ from prometheus_client import REGISTRY
 
 from invochain.api.invoice.v1 import invoice_service_pb2 as pb
 from tests.integration.invoice.probes import decision_of, flush, hold_states, row_counts
+from tests.integration.invoice.test_neighbours import room_of
 from tests.kit.market import Market, Refused, Trader, fresh_key
 
 
@@ -261,6 +262,25 @@ class TestAllOrNothing:
         refusal = await market.refused(market.invoices.CreateInvoice, requests[2], seller, keys[2])
         assert refusal.reason == "INSUFFICIENT_STOCK"
         assert (await decision_of(market, seller, keys[2]))[0] == "FAILED"
+
+    async def test_item_is_not_refused_for_what_its_own_earlier_attempt_holds(
+        self, market, seller, buyer, monkeypatch
+    ):
+        """Repeated before its release was sent, a key wants more than is free beside its own hold: the hold is given
+        back first. So also for a batch, and whichever of its earlier attempts it was."""
+        monkeypatch.setattr(room_of(market).settlers.release, "soon", lambda holds: None)
+        request, key = market.invoice(buyer, market.line(60)), fresh_key()
+        for attempt in (1, 2):
+            short = item(market.invoice(buyer, market.line(500)))
+            results = await batch(market, seller, item(request, key), short, whole=True)
+            assert reasons(results) == ["BATCH_REFUSED", "INSUFFICIENT_STOCK"]
+            states = await hold_states(market, seller)
+            assert [states[n] for n in range(1, attempt + 1)] == ["RELEASED"] * (attempt - 1) + ["PENDING"]
+
+        assert (await market.issue(seller, request, key)).version == 1
+
+        assert (await decision_of(market, seller, key))[:2] == ("SUCCEEDED", 3)
+        await stock_is(market, seller, 60)
 
     async def test_refuses_one_key_twice(self, market, seller, buyer):
         """Every item brings a key of its own."""

@@ -114,6 +114,22 @@ class TestGetOperation:
 
 
 class TestCancelOperation:
+    @pytest.mark.parametrize("state", ["", "ABORTED"])
+    async def test_ends_a_key_for_every_body_while_stock_is_still_held_for_one(self, market, seller, buyer, state):
+        """Before the resolver gave the stock back and after it, the same body and another one are told the same."""
+        key, same, other = fresh_key(), market.invoice(buyer), market.invoice(buyer, market.line(3))
+        await hold_by_hand(market, seller, same, key)
+        if state:
+            await row(market, seller, key, state)
+        assert (await cancel(market, seller, key)).state == pb.FAILED
+        for held in (True, False):
+            if not held:
+                await age_holds(market, 31, seller)
+                await settle(market)
+            for body in (other, same, other):
+                told = await market.refused(market.invoices.CreateInvoice, body, seller, key)
+                assert (told.code, told.reason) == ("FAILED_PRECONDITION", "CANCELLED_BY_CLIENT"), (held, body)
+
     @pytest.mark.parametrize("state", ["", "OPEN", "ABORTED"])
     async def test_ends_a_key_for_good(self, market, seller, buyer, state):
         """Nothing there, OPEN or ABORTED: FAILED(CANCELLED_BY_CLIENT), which a second cancel returns."""
