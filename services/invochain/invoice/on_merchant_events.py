@@ -12,6 +12,7 @@ from invochain.chassis.ids import from_text
 from invochain.chassis.postgres import Postgres, Sql
 from invochain.durable import inbox
 from invochain.durable.inbox import Received, Subscription
+from invochain.errors import InvariantBroken
 from invochain.invoice.name_locks import INVOICES_OF_GSTIN, bucket
 from invochain.invoice.parties import keep
 
@@ -41,8 +42,9 @@ async def follow(postgres: Postgres, events: Sequence[Received]) -> None:
         merchants = [MerchantChanged.FromString(event.payload).merchant for event in fresh]
         buckets = sorted({bucket(merchant.gstin.encode()) for merchant in merchants})
         await tx.execute(LOCK_GSTINS, [INVOICES_OF_GSTIN] * len(buckets), buckets)
-        await keep(tx, merchants)
         gstin_of = {merchant.merchant_id: merchant.gstin for merchant in merchants}
+        if len(await keep(tx, merchants)) < len(gstin_of):
+            raise InvariantBroken("a GSTIN belongs to two merchants")
         await tx.execute(LINK, [from_text(id_, "merchant_id") for id_ in gstin_of], list(gstin_of.values()))
 
 

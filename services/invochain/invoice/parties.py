@@ -7,7 +7,7 @@ the first invoice after a registration works. The core holds what was read, for 
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable
 from contextlib import suppress
 
 import asyncpg
@@ -22,7 +22,6 @@ from invochain.chassis.channel import Channel
 from invochain.chassis.ids import Id, from_text, to_text
 from invochain.chassis.postgres import COLLIDED, TIMED_OUT, CommitUnknown, Postgres, Sql, Tx
 from invochain.chassis.target import Target
-from invochain.chassis.telemetry import log
 from invochain.errors import BulkheadFull, DependencyDown
 
 # A changed policy or turnover is in force after this at the latest.
@@ -43,7 +42,6 @@ class Parties:
         breaker = Breaker("merchant", what=merchant_service.what, open_s=breaker_open_s)
         self._target = Target(breaker, retries=False)
         self._asked: OrderedDict[str, float] = OrderedDict()
-        self._log = log("invoice")
 
     def fresh_since_ms(self) -> int:
         return _now_ms() - FRESH_MS
@@ -95,22 +93,11 @@ class Parties:
             items=len(merchant_ids) + len(gstins),
         )
         if response.merchants:
-            for row in await self._keep(response.merchants):
+            async with self._postgres.transaction() as tx:
+                rows = await keep(tx, response.merchants)
+            for row in rows:
                 self._learn(row)
         return {merchant.gstin for merchant in response.merchants}
-
-    async def _keep(self, found: Sequence[merchants.Merchant]):  # type: ignore[no-untyped-def]
-        """Writes what was found. The event of a new merchant may write it at this very moment: once more, then.
-
-        ON CONFLICT arbitrates by one index, and the rival's row may be met first in the other one (its GSTIN).
-        """
-        for _ in range(2):
-            try:
-                async with self._postgres.transaction() as tx:
-                    return await keep(tx, found)
-            except asyncpg.UniqueViolationError:
-                self._log.warning("party_written_by_its_event", merchants=len(found))
-        raise DependencyDown("the merchant directory")
 
     def _learn(self, row) -> None:  # type: ignore[no-untyped-def]
         self.directory.learn(
@@ -129,13 +116,17 @@ def _now_ms() -> int:
     return int(clock.monotonic() * 1_000)
 
 
-async def keep(tx: Tx, changed: Iterable[merchants.Merchant]):  # type: ignore[no-untyped-def]
-    """Writes merchants into the copy, unless a newer version is there; returns the rows as they stand now."""
+async def keep(tx: Tx, changed: Iterable[merchants.Merchant]) -> list[asyncpg.Record]:
+    """Writes merchants into the copy, unless a newer version is there; returns the rows as they stand now.
+
+    There is none for a merchant whose GSTIN another one has, which is impossible by design.
+    The event of a merchant and a look-up may write it at the same moment: the later one waits for the other, and adds
+    what is newer.
+    """
     newest = {merchant.merchant_id: merchant for merchant in sorted(changed, key=lambda m: m.version)}
     rows = sorted(newest.values(), key=lambda m: m.merchant_id)
     ids = [from_text(merchant.merchant_id, "merchant_id") for merchant in rows]
-    await tx.execute(
-        KEEP,
+    columns = (
         ids,
         [merchant.gstin for merchant in rows],
         [merchant.state for merchant in rows],
@@ -145,6 +136,8 @@ async def keep(tx: Tx, changed: Iterable[merchants.Merchant]):  # type: ignore[n
         [printed(merchant) for merchant in rows],
         [merchant.version for merchant in rows],
     )
+    if await tx.count(KEEP_NEW, *columns) < len(rows):
+        await tx.execute(KEEP_NEWER, *columns)
     return await tx.fetch(READ, ids, [])
 
 
@@ -176,19 +169,38 @@ WHERE merchant_id = ANY ($1::uuid[]) OR gstin = ANY ($2::text[])
 """,
 )
 
-KEEP = Sql(
-    "party_keep",
-    """
-INSERT INTO party AS kept (
-    merchant_id, gstin, state, taxpayer_type, annual_turnover_paise, review, party, version
-)
-SELECT * FROM unnest(
+_GIVEN = """unnest(
     $1::uuid[], $2::text[], $3::text[], $4::smallint[], $5::bigint[], $6::boolean[], $7::bytea[], $8::bigint[]
+)"""
+
+# No index is named: the rival's row may be met first in either of the two, its id's or its GSTIN's.
+KEEP_NEW = Sql(
+    "party_keep_new",
+    f"""
+INSERT INTO party (merchant_id, gstin, state, taxpayer_type, annual_turnover_paise, review, party, version)
+SELECT * FROM {_GIVEN}
+ON CONFLICT DO NOTHING
+""",
 )
-ON CONFLICT (merchant_id) DO UPDATE
-SET gstin = excluded.gstin, state = excluded.state, taxpayer_type = excluded.taxpayer_type,
-    annual_turnover_paise = excluded.annual_turnover_paise, review = excluded.review, party = excluded.party,
-    version = excluded.version
-WHERE kept.version < excluded.version
+
+KEEP_NEWER = Sql(
+    "party_keep_newer",
+    f"""
+WITH newer AS MATERIALIZED (
+    SELECT given.*
+    FROM {_GIVEN} AS given (
+        merchant_id, gstin, state, taxpayer_type, annual_turnover_paise, review, party, version
+    )
+    JOIN party ON party.merchant_id = given.merchant_id
+    WHERE party.version < given.version
+    ORDER BY party.merchant_id
+    FOR NO KEY UPDATE OF party
+)
+UPDATE party
+SET gstin = newer.gstin, state = newer.state, taxpayer_type = newer.taxpayer_type,
+    annual_turnover_paise = newer.annual_turnover_paise, review = newer.review, party = newer.party,
+    version = newer.version
+FROM newer
+WHERE party.merchant_id = newer.merchant_id AND party.version < newer.version
 """,
 )

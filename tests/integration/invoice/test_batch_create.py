@@ -263,9 +263,7 @@ class TestAllOrNothing:
         assert refusal.reason == "INSUFFICIENT_STOCK"
         assert (await decision_of(market, seller, keys[2]))[0] == "FAILED"
 
-    async def test_item_is_not_refused_for_what_its_own_earlier_attempt_holds(
-        self, market, seller, buyer, monkeypatch
-    ):
+    async def test_item_is_not_refused_for_what_its_own_earlier_attempt_holds(self, market, seller, buyer, monkeypatch):
         """Repeated before its release was sent, a key wants more than is free beside its own hold: the hold is given
         back first. So also for a batch, and whichever of its earlier attempts it was."""
         monkeypatch.setattr(room_of(market).settlers.release, "soon", lambda holds: None)
