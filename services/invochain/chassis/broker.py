@@ -127,8 +127,12 @@ class Broker(Protocol):
         """Appends records and says of each, in their order, whether it is durable. Does not raise when it is down."""
         ...
 
-    def consumer(self, group: str, topic: str) -> Consumer:
-        """A new member of a group. A group that is new reads from the oldest record that is kept."""
+    def consumer(self, group: str, topic: str, types: Collection[str] | None = None) -> Consumer:
+        """A new member of a group. A group that is new reads from the oldest record that is kept.
+
+        With `types` it wants only records of these (`ce_type`): a broker that can pass by the others may do so, and
+        then moves the group's position behind them by itself.
+        """
         ...
 
     async def unread(self, topic: str, older_than_ms: int, after: tuple[str, int, int], at_most: int) -> list[Unread]:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import re
 import zlib
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any
@@ -38,6 +39,10 @@ WAIT_S = 2.0
 # How often a reader looks even though nobody woke it: a notification is lost with its connection.
 LOOK_S = 1.0
 CHANNEL = "invochain_broker"
+# A type that is kept beside its record, and told to those who wait; any other is kept as an empty one.
+PLAIN_TYPE = re.compile(r"[A-Za-z0-9._-]{1,100}", re.ASCII)
+# More types of one publication are not told one by one: everyone looks.
+TYPES_TOLD_MAX = 50
 # Whatever a lost or refusing database may raise. InternalClientError: asyncpg, when a connection is lost in the very
 # moment in which it goes back to its pool. Whether COMMIT went through or not, the relay publishes again.
 UNPUBLISHED = (
@@ -87,6 +92,7 @@ class EmbeddedBroker:
     async def _append(self, topic: str, records: list[Record]) -> list[Acked]:
         count = await self.partitions_of(topic)
         partitions = [zlib.crc32(record.key) % count for record in records]
+        types = [_type_of(record) for record in records]
         async with self._postgres.transaction(wait_s=WAIT_S) as tx:
             rows = await tx.fetch(HEADS, topic, sorted(set(partitions)))
             head = {row["partition"]: row["next_offset"] for row in rows}
@@ -105,6 +111,8 @@ class EmbeddedBroker:
                 list(head),
                 list(head.values()),
                 CHANNEL,
+                types,
+                _told(topic, set(types)),
             )
         return [Acked(partition, offset) for partition, offset in zip(partitions, offsets, strict=True)]
 
@@ -117,8 +125,8 @@ class EmbeddedBroker:
                 self._topics[topic] = await tx.fetchval(COUNT_PARTITIONS, topic)
         return self._topics[topic]
 
-    def consumer(self, group: str, topic: str) -> EmbeddedConsumer:
-        return EmbeddedConsumer(self, self._dsn, group, topic)
+    def consumer(self, group: str, topic: str, types: Collection[str] | None = None) -> EmbeddedConsumer:
+        return EmbeddedConsumer(self, self._dsn, group, topic, types)
 
     async def unread(self, topic: str, older_than_ms: int, after: tuple[str, int, int], at_most: int) -> list[Unread]:
         async with self._postgres.reading(wait_s=WAIT_S) as tx:
@@ -143,22 +151,27 @@ class EmbeddedBroker:
 class EmbeddedConsumer:
     """One member of a group, with a connection of its own whose locks are its partitions."""
 
-    def __init__(self, broker: EmbeddedBroker, dsn: str, group: str, topic: str) -> None:
+    def __init__(self, broker: EmbeddedBroker, dsn: str, group: str, topic: str, types: Collection[str] | None) -> None:
         self._broker, self._group, self._topic = broker, group, topic
+        self._types = None if types is None else sorted(types)
         self._session = Session(dsn, "broker", on_open=self._listen)
         self._share: Share | None = None
         self._wake = asyncio.Event()
         # Next offset to read, of the partitions that we hold.
         self._positions: dict[int, int] = {}
+        # Those of them that have only passed by what is not for us since they were committed.
+        self._passed: dict[int, int] = {}
         self._first = 0
 
     async def _listen(self, connection: asyncpg.Connection) -> None:
         # A new session holds no lock: whatever was read through the old one may be somebody else's by now.
         self._positions.clear()
+        self._passed.clear()
         await connection.add_listener(CHANNEL, self._heard)
 
-    def _heard(self, _connection: Any, _pid: int, _channel: str, topic: object) -> None:
-        if topic == self._topic:
+    def _heard(self, _connection: Any, _pid: int, _channel: str, told: object) -> None:
+        topic, *types = str(told).split()
+        if topic == self._topic and (self._types is None or not types or not set(types).isdisjoint(self._types)):
             self._wake.set()
 
     async def poll(self, records_max: int, wait_s: float, skip: Collection[int] = ()) -> list[Delivered]:
@@ -166,10 +179,15 @@ class EmbeddedConsumer:
         while True:
             await self._take_partitions()
             self._wake.clear()
-            found = await self._read(records_max, skip)
-            left = until - clock.monotonic()
-            if found or left <= 0:
+            found, to_the_end = await self._read(records_max, skip)
+            if found:
                 return found
+            await self._commit_passed()
+            left = until - clock.monotonic()
+            if left <= 0:
+                return found
+            if not to_the_end:
+                continue
             try:
                 await asyncio.wait_for(self._wake.wait(), min(left, LOOK_S))
             except TimeoutError:
@@ -182,27 +200,44 @@ class EmbeddedConsumer:
         mine = await self._share.balance()
         for gone in set(self._positions) - set(mine):
             del self._positions[gone]
+            self._passed.pop(gone, None)
         if new := sorted(set(mine) - set(self._positions)):
             async with self._session.use() as tx:
                 await tx.execute(JOIN_GROUP, self._group, self._topic, new)
                 for row in await tx.fetch(POSITIONS, self._group, self._topic, new):
                     self._positions[row["partition"]] = row["next_offset"]
 
-    async def _read(self, records_max: int, skip: Collection[int]) -> list[Delivered]:
+    async def _read(self, records_max: int, skip: Collection[int]) -> tuple[list[Delivered], bool]:
+        """The next records that are for us, and whether all partitions were read to their ends."""
         async with self._session.use() as tx:
             # Looked up now that the session is open: one that was opened anew has no partitions, and no right to read.
             wanted = {p: offset for p, offset in self._positions.items() if p not in skip}
             if not wanted:
-                return []
+                return [], True
             # Another partition comes first each time, so that a busy one does not starve the others.
             self._first = (self._first + 1) % len(wanted)
             order = [*wanted][self._first :] + [*wanted][: self._first]
-            rows = await tx.fetch(READ, self._topic, order, [wanted[p] for p in order], records_max)
+            rows = await tx.fetch(READ, self._topic, order, [wanted[p] for p in order], records_max, self._types)
         found = []
         for row in rows:
-            found.append(_delivered(self._topic, row))
-            self._positions[row["partition"]] = row["log_offset"] + 1
-        return found
+            partition = row["partition"]
+            if row["log_offset"] is None:
+                self._positions[partition] = self._passed[partition] = row["head"]
+            else:
+                found.append(_delivered(self._topic, row))
+                self._positions[partition] = row["log_offset"] + 1
+        return found, len(rows) < records_max
+
+    async def _commit_passed(self) -> None:
+        """Moves the group behind what was not for it, so that the purge may take it. Only when nothing is to be done,
+        and without haste: who does not know of it passes by the same records again."""
+        if not self._passed:
+            return
+        try:
+            await self.commit(self._passed)
+        except PartitionsLost:
+            # Their new owner does it.
+            self._passed.clear()
 
     async def commit(self, positions: Mapping[int, int]) -> None:
         async with self._session.use() as tx:
@@ -212,6 +247,8 @@ class EmbeddedConsumer:
             ]:
                 raise PartitionsLost(f"{self._group}: {self._topic} partitions {lost}")
             await tx.execute(COMMIT_POSITIONS, self._group, self._topic, list(positions), list(positions.values()))
+            for partition in list(positions):
+                self._passed.pop(partition, None)
 
     def rewind(self, positions: Mapping[int, int]) -> None:
         for partition, offset in positions.items():
@@ -220,6 +257,17 @@ class EmbeddedConsumer:
 
     async def close(self) -> None:
         await self._session.close()
+
+
+def _type_of(record: Record) -> str:
+    """The type that is kept beside a record."""
+    named = next((value for name, value in record.headers if name == "ce_type"), "")
+    return named if PLAIN_TYPE.fullmatch(named) else ""
+
+
+def _told(topic: str, types: set[str]) -> str:
+    """What wakes those who wait: the topic, and the types if each of them is known."""
+    return topic if "" in types or len(types) > TYPES_TOLD_MAX else " ".join((topic, *sorted(types)))
 
 
 def _delivered(topic: str, row: asyncpg.Record) -> Delivered:
@@ -254,16 +302,16 @@ APPEND = Sql(
     "broker_append",
     """
 WITH appended AS (
-    INSERT INTO log_record (topic, partition, log_offset, key, value, headers)
-    SELECT $1, n.partition, n.log_offset, n.key, n.value, n.headers
-    FROM unnest($2::smallint[], $3::bigint[], $4::bytea[], $5::bytea[], $6::json[])
-        AS n (partition, log_offset, key, value, headers)
+    INSERT INTO log_record (topic, partition, log_offset, key, value, headers, type)
+    SELECT $1, n.partition, n.log_offset, n.key, n.value, n.headers, n.type
+    FROM unnest($2::smallint[], $3::bigint[], $4::bytea[], $5::bytea[], $6::json[], $10::text[])
+        AS n (partition, log_offset, key, value, headers, type)
 ), moved AS (
     UPDATE topic_partition AS head SET next_offset = n.next_offset
     FROM unnest($7::smallint[], $8::bigint[]) AS n (partition, next_offset)
     WHERE head.topic = $1 AND head.partition = n.partition
 )
-SELECT pg_notify($9, $1)
+SELECT pg_notify($9, $11)
 """,
 )
 
@@ -285,18 +333,23 @@ WHERE consumer_group = $1 AND topic = $2 AND partition = ANY($3::smallint[])
 """,
 )
 
+# A partition that has grown gives the records that are wanted, in their order; if there is none, one row that says
+# where it ended when we looked. Its head row is held until COMMIT by whoever appends, so nothing comes below that later.
 READ = Sql(
     "broker_read",
     """
-SELECT r.*
+SELECT wanted.partition, head.next_offset AS head, r.log_offset, r.key, r.value, r.headers
 FROM unnest($2::smallint[], $3::bigint[]) AS wanted (partition, next_offset)
-CROSS JOIN LATERAL (
-    SELECT partition, log_offset, key, value, headers
+JOIN topic_partition AS head
+    ON head.topic = $1 AND head.partition = wanted.partition AND head.next_offset > wanted.next_offset
+LEFT JOIN LATERAL (
+    SELECT log_offset, key, value, headers
     FROM log_record
     WHERE topic = $1 AND log_record.partition = wanted.partition AND log_offset >= wanted.next_offset
+        AND ($5::text[] IS NULL OR type = ANY ($5) OR type = '')
     ORDER BY log_offset
     LIMIT $4
-) AS r
+) AS r ON true
 LIMIT $4
 """,
 )

@@ -14,6 +14,7 @@ import hashlib
 import math
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
+from functools import cache
 
 import asyncpg
 
@@ -67,8 +68,14 @@ class Session:
 
     def leads(self, name: str, number: int = 0) -> bool:
         """Whether we hold the lock, as far as we know."""
-        alive = self._connection is not None and not self._connection.is_closed()
-        return alive and (kind(name), number) in self._held
+        return bool(self.led(name, (number,)))
+
+    def led(self, name: str, numbers: Sequence[int]) -> list[int]:
+        """Which of these locks we hold, as far as we know."""
+        if self._connection is None or self._connection.is_closed():
+            return []
+        number_of = kind(name)
+        return [number for number in numbers if (number_of, number) in self._held]
 
     async def yield_(self, name: str, number: int = 0) -> None:
         """Gives a lock back; nothing happens if we do not hold it."""
@@ -149,7 +156,7 @@ class Share:
     @property
     def mine(self) -> list[int]:
         """The slots we hold now, as far as we know."""
-        return [slot for slot in self._slots if self._session.leads(self._name, slot)]
+        return self._session.led(self._name, self._slots)
 
     async def balance(self) -> list[int]:
         """Takes or gives back slots when it is time to (every second), and returns those we hold.
@@ -177,6 +184,7 @@ class Share:
         return self.mine
 
 
+@cache
 def kind(name: str) -> int:
     """The number under which PostgreSQL knows a kind of lock: 31 bits of the name's SHA-256."""
     return int.from_bytes(hashlib.sha256(name.encode()).digest()[:4]) & 0x7FFF_FFFF

@@ -58,7 +58,7 @@ class Listener:
     def __init__(self, subscription: Subscription, broker: Broker, parked: Parking, *, wait_s: float = WAIT_S) -> None:
         self.name = f"consumer:{subscription.consumer}"
         self._to, self._wait_s, self._parking = subscription, wait_s, parked
-        self._consumer = broker.consumer(subscription.consumer, subscription.topic)
+        self._consumer = broker.consumer(subscription.consumer, subscription.topic, subscription.types)
         self._backoff: Backoff[int] = Backoff(RETRY_S_MAX)
         self._tries = Tries()
         self._errors: dict[int, str] = {}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection
 
 import pytest
 
@@ -91,8 +91,8 @@ async def join() -> AsyncIterator[Callable[..., Consumer]]:
     """Makes consumers that leave their group when the test ends."""
     members: list[Consumer] = []
 
-    def make(broker: Broker, group: str, topic: str) -> Consumer:
-        members.append(broker.consumer(group, topic))
+    def make(broker: Broker, group: str, topic: str, types: Collection[str] | None = None) -> Consumer:
+        members.append(broker.consumer(group, topic, types))
         return members[-1]
 
     yield make
@@ -102,6 +102,11 @@ async def join() -> AsyncIterator[Callable[..., Consumer]]:
 
 def record(key: str, number: int) -> Record:
     return Record(key.encode(), b"%d" % number, (("ce_id", f"{key}-{number}"), ("traceparent", "")))
+
+
+def typed(type_: str, number: int) -> Record:
+    """A record of one key, so that all lie in one partition."""
+    return Record(b"k", b"%d" % number, (("ce_id", f"{number}"), ("ce_type", type_)))
 
 
 async def read(consumer: Consumer, wanted: int, within_s: float = 10) -> list[Record]:
@@ -313,6 +318,55 @@ class TestGroups:
         await consumer.close()
 
         assert [] == await join(broker, "g", topic).poll(10, 0.2)
+
+    async def test_a_group_may_want_some_types_only(self, broker, join, topic):
+        """What it wants comes in order, whatever lies between; what has no plain type is for everybody to look at."""
+        types = ["wanted", "other", "other", "", "no plain type", "wanted", "other"]
+        await broker.publish(topic, [typed(type_, n) for n, type_ in enumerate(types)])
+        consumer = join(broker, "g", topic, {"wanted", "never"})
+
+        found = [int(r.value) for r in await read(consumer, 4)]
+
+        assert [0, 3, 4, 5] == [n for n in found if types[n] != "other"]
+        await broker.publish(topic, [typed("other", 7), typed("wanted", 8)])
+        assert 8 in [int(r.value) for r in await read(consumer, 1)]
+
+    async def test_what_a_group_does_not_want_is_not_left_unread(self, broker, join, topic):
+        """It would be kept for ever, and be taken for something that is late; nor does it wait for what is wanted."""
+        await broker.publish(topic, [typed("other", n) for n in range(20)])
+        consumer = join(broker, "g", topic, {"wanted"})
+
+        async with asyncio.timeout(10):
+            await consumer.poll(1, 0)
+            while await broker.unread(topic, 0, ("", 0, -1), 100):
+                if delivered := await consumer.poll(7, 0):
+                    await consumer.commit({one.partition: one.offset + 1 for one in delivered})
+
+        assert [] == await join(broker, "g", topic).poll(100, 0.2)
+
+    async def test_what_was_not_committed_comes_again_although_more_was_passed_by(self, kind, broker, join, topic):
+        """Passing by never moves a group behind a record that it has not done with."""
+        await broker.publish(topic, [typed("wanted", 0), typed("other", 1)])
+        dying = join(broker, "g", topic, {"wanted"})
+        assert [0] == [int(r.value) for r in await read(dying, 1)]
+        dying.rewind(dict.fromkeys(dying._positions, 0))
+        assert [0] == [int(r.value) for r in await read(dying, 1)]
+
+        await kind.cut_off(dying)
+
+        assert [0] == [int(r.value) for r in await read(join(broker, "g", topic, {"wanted"}), 1)]
+
+    async def test_only_what_is_wanted_wakes(self, broker, join, topic, monkeypatch):
+        """A record for others does not; the one for us does, long before the consumer would look by itself."""
+        monkeypatch.setattr(embedded_broker, "LOOK_S", 30)
+        consumer = join(broker, "g", topic, {"wanted"})
+        await consumer.poll(10, 0)
+        waiting = asyncio.create_task(consumer.poll(10, 30))
+        await broker.publish(topic, [typed("other", 1)])
+        await broker.publish(topic, [typed("wanted", 2), typed("other", 3)])
+
+        async with asyncio.timeout(5):
+            assert b"2" in [d.record.value for d in await waiting]
 
     async def test_a_waiting_consumer_is_woken(self, broker, join, topic, monkeypatch):
         """A record reaches a consumer that waits long before its wait is over, and before it would look by itself."""
