@@ -334,7 +334,7 @@ WHERE consumer_group = $1 AND topic = $2 AND partition = ANY($3::smallint[])
 )
 
 # A partition that has grown gives the records that are wanted, in their order; if there is none, one row that says
-# where it ended when we looked. Its head row is held until COMMIT by whoever appends, so nothing comes below that later.
+# where it ended when we looked. Whoever appends holds its head row until COMMIT, so nothing comes below that later.
 READ = Sql(
     "broker_read",
     """
