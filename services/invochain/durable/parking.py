@@ -15,7 +15,7 @@ from typing import Any
 
 from invochain.chassis.ids import Id
 from invochain.chassis.postgres import Postgres, Sql, Tx, column
-from invochain.chassis.seal import Seal
+from invochain.chassis.seal import Seal, SealBroken
 from invochain.durable import dead_letters
 from invochain.durable.dead_letters import Failed, Letter, Plan, Repair
 
@@ -37,6 +37,14 @@ class Parked:
     subject: str
     envelope: dict[str, Any]
     payload: bytes
+
+
+class Unopened(Exception):
+    """The next event of an aggregate cannot be opened: its seal is broken. `failed`: the letter about it."""
+
+    def __init__(self, failed: Failed) -> None:
+        super().__init__(failed.subject)
+        self.failed = failed
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,18 +92,24 @@ async def draining(tx: Tx, consumer: str) -> list[str]:
 
 
 async def oldest(tx: Tx, seal: Seal, consumer: str, aggregate: str) -> list[Parked]:
-    """The events that come next, in order. Raises SealBroken."""
-    return [
-        Parked(
-            row["merchant_id"],
-            aggregate,
-            row["seq"],
-            row["subject"],
-            json.loads(row["envelope"]),
-            seal.open(row["sealed"], _about(consumer, row["subject"])),
-        )
-        for row in await tx.fetch(OLDEST, consumer, aggregate, DRAIN_MAX)
-    ]
+    """The events that come next, in order, up to one that cannot be opened. Raises Unopened if that is the first."""
+    events: list[Parked] = []
+    for row in await tx.fetch(OLDEST, consumer, aggregate, DRAIN_MAX):
+        merchant_id, subject = row["merchant_id"], row["subject"]
+        try:
+            payload = seal.open(row["sealed"], _about(consumer, subject))
+        except SealBroken as broken:
+            if events:
+                break
+            raise Unopened(failed(consumer, merchant_id, aggregate, subject, broken)) from broken
+        events.append(Parked(merchant_id, aggregate, row["seq"], subject, json.loads(row["envelope"]), payload))
+    return events
+
+
+def failed(consumer: str, merchant_id: Id, aggregate: str, subject: str, failure: Exception) -> Failed:
+    """A parked event that cannot go on, whatever is in it, as a dead letter tells it."""
+    kind = dead_letters.PUBLISH if consumer == RELAY else dead_letters.CONSUME
+    return Failed(kind, merchant_id, subject, aggregate, type(failure).__name__, consumer=consumer)
 
 
 async def gone(tx: Tx, consumer: str, events: Sequence[Parked]) -> None:
@@ -115,10 +129,10 @@ async def leave(tx: Tx, consumer: str, aggregate: str) -> bool:
     return bool(await tx.fetch(LEAVE, consumer, aggregate))
 
 
-async def stop(tx: Tx, consumer: str, failed: Failed) -> None:
+async def stop(tx: Tx, consumer: str, why: Failed) -> None:
     """Ends a drain whose next event failed again; its letter is OPEN, and those behind it wait on."""
-    await begin(tx, consumer, failed.merchant_id, failed.aggregate)
-    await dead_letters.open_letters(tx, [failed])
+    await begin(tx, consumer, why.merchant_id, why.aggregate)
+    await dead_letters.open_letters(tx, [why])
 
 
 @dataclass(frozen=True)

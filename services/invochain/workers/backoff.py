@@ -22,10 +22,10 @@ class Backoff(Generic[Key]):
         self._longest_s = longest_s
         self._until: dict[Key, tuple[float, float]] = {}
 
-    def failed(self, key: Key) -> float:
-        """Notes a failure; returns how many seconds to leave it alone."""
+    def failed(self, key: Key, longest_s: float | None = None) -> float:
+        """Notes a failure; returns how many seconds to leave it alone, `longest_s` at most."""
         _, delay = self._until.get(key, (0.0, FIRST_S / 2))
-        delay = min(delay * 2, self._longest_s)
+        delay = min(delay * 2, longest_s or self._longest_s)
         pause = random.uniform(delay / 2, delay)
         self._until[key] = (clock.monotonic() + pause, delay)
         return pause

@@ -4,20 +4,25 @@ The position is committed after the handler has returned, and the handler return
 an inbox row for each event; so a crash anywhere brings an event again and its effect once. An event that cannot be
 handled stops its partition while it is tried again, 10 times within some seconds; then its aggregate is parked with a
 dead letter, and the partition goes on (PROTOCOL 14). A record that is no event is parked at once.
+
+Trouble that may pass (a database that is away, a row that is locked) is no event's: everything comes again. Only where
+the same event meets it while others are handled does it end the same way, a minute later.
 """
 
 from __future__ import annotations
 
 import datetime as dt
 import importlib
+import math
 import pkgutil
+import random
 import uuid
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 
 import asyncpg
 
-from invochain.chassis import faults, trace
+from invochain.chassis import clock, faults, trace
 from invochain.chassis.broker import Broker, Delivered, PartitionsLost, Record
 from invochain.chassis.call import NOBODY
 from invochain.chassis.ids import from_text
@@ -26,12 +31,12 @@ from invochain.chassis.settings import Settings
 from invochain.chassis.telemetry import EVENTS_CONSUMED, LEADER, log
 from invochain.chassis.trace import Trace, trace_id_of
 from invochain.durable import dead_letters, parking
-from invochain.durable.dead_letters import Failed
+from invochain.durable.dead_letters import TRIES_MAX, Failed
 from invochain.durable.inbox import Received, Subscription
 from invochain.durable.parking import Parked, Parking
 from invochain.errors import Code, Refusal
 from invochain.workers import Worker
-from invochain.workers.backoff import Backoff
+from invochain.workers.backoff import LONGEST_S, Backoff
 from invochain.workers.rooms import Rooms
 from invochain.workers.tries import Tries
 
@@ -39,8 +44,12 @@ from invochain.workers.tries import Tries
 WAIT_S = 1.0
 # Ten tries of a poison event end within 7 s: its neighbours wait no longer than the 10 s they are promised.
 RETRY_S_MAX = 1.0
+# What may pass gets longer than a lock or a restart takes; PROTOCOL 15 wants an event handled or parked within so long.
+PASSING_S_LEAST = 60.0
+# Partitions that are looked at apart in one round while nothing can be handled at all.
+PROBES_MAX = 3
 
-# The trouble is not in the event: everything is brought again, nothing is looked at one by one.
+# Most likely the trouble is not in the event.
 _PASSING_CODES = {Code.UNAVAILABLE, Code.DEADLINE_EXCEEDED, Code.ABORTED, Code.RESOURCE_EXHAUSTED, Code.CANCELLED}
 PASSING = (*TIMED_OUT, *COLLIDED, CommitUnknown, asyncpg.PostgresConnectionError, OSError, TimeoutError)
 
@@ -61,6 +70,10 @@ class Listener:
         self._consumer = broker.consumer(subscription.consumer, subscription.topic, subscription.types)
         self._backoff: Backoff[int] = Backoff(RETRY_S_MAX)
         self._tries = Tries()
+        # When an event was last handled: a failure that may pass, but does not, counts only against that.
+        self._handled_at = -math.inf
+        # The round before ended with such a failure.
+        self._passing = False
         self._errors: dict[int, str] = {}
         self._log = log("workers")
         self._counts = {
@@ -79,7 +92,7 @@ class Listener:
         # Where each partition stands: behind the last record that is done. Only what is committed leaves this round.
         done = {partition: records[0].offset for partition, records in partitions.items()}
         try:
-            await self._handle_all(partitions, done)
+            failure = await self._handle_all(partitions, done)
         finally:
             # Whatever happened: the next poll begins with what is not done.
             self._consumer.rewind(done)
@@ -91,23 +104,43 @@ class Listener:
                 # Their new owner gets the records again; the inbox knows them.
                 self._log.info("partitions_lost", consumer=self._to.consumer, detail=str(lost))
         LEADER.labels(worker=self.name).set(1)
+        if failure is not None:
+            raise failure
         return count
 
-    async def _handle_all(self, partitions: dict[int, list[Delivered]], done: dict[int, int]) -> None:
-        records = [record for records in partitions.values() for record in records]
-        aside = await self._set_aside(records)
-        try:
-            await self._handle([record for record in records if _place(record) not in aside])
-        except Exception as failure:
-            if passes(failure):
-                raise
-            self._log.warning("batch_is_split", consumer=self._to.consumer, error=type(failure).__name__)
-        else:
-            for partition, mine in partitions.items():
-                self._finished(partition, mine[-1].offset + 1, done)
-            return
-        for partition, mine in partitions.items():
-            await self._handle_one_by_one(partition, mine, aside, done)
+    async def _handle_all(self, partitions: dict[int, list[Delivered]], done: dict[int, int]) -> Exception | None:
+        """Handles all together, and apart what failed before or fails now; returns why, if nothing can be handled."""
+        began = clock.monotonic()
+        aside = await self._set_aside([record for records in partitions.values() for record in records])
+        apart = {partition: mine for partition, mine in partitions.items() if self._tries.trying(partition)}
+        together = {partition: mine for partition, mine in partitions.items() if partition not in apart}
+        if together:
+            try:
+                await self._handle([one for mine in together.values() for one in mine if _place(one) not in aside])
+            except Exception as failure:
+                if passes(failure) and not self._passing:
+                    # Most likely it is nobody's: once more, before anything is looked at apart.
+                    self._passing = True
+                    raise
+                self._log.warning("batch_is_split", consumer=self._to.consumer, error=type(failure).__name__)
+                apart |= together
+            else:
+                self._passing = False
+                for partition, mine in together.items():
+                    self._finished(partition, mine[-1].offset + 1, done)
+        return await self._handle_apart(apart, aside, done, began)
+
+    async def _handle_apart(
+        self, partitions: dict[int, list[Delivered]], aside: set[str], done: dict[int, int], began: float
+    ) -> Exception | None:
+        """Handles each partition for itself, in any order; where no event can be handled, the first few tell so."""
+        failures: list[Exception] = []
+        for partition in random.sample(list(partitions), len(partitions)):
+            failure = await self._handle_one_by_one(partition, partitions[partition], aside, done)
+            failures += [failure] if failure else []
+            if len(failures) >= PROBES_MAX and self._handled_at < began:
+                break
+        return failures[0] if failures and self._handled_at < began else None
 
     async def _set_aside(self, records: Sequence[Delivered]) -> set[str]:
         """Keeps what belongs to parked aggregates, and passes by what was discarded; returns their places."""
@@ -133,7 +166,8 @@ class Listener:
 
     async def _handle_one_by_one(
         self, partition: int, records: list[Delivered], aside: set[str], done: dict[int, int]
-    ) -> None:
+    ) -> Exception | None:
+        """Handles records up to the first that fails; returns the failure if it may pass."""
         just_parked: set[str] = set()
         for record in records:
             behind = aggregate(record) in just_parked and type_of(record) in self._to.types
@@ -143,20 +177,38 @@ class Listener:
             here = trace.current.set(Trace.follow(dict(record.record.headers).get("traceparent", "")))
             try:
                 await self._handle([record])
-            except Exception as failure:
-                if passes(failure):
-                    raise
+            except Exception as failure:  # noqa: BLE001 - whatever it is, it is counted against this record alone
                 if not (tries := self._gives_up(partition, record, failure)):
                     self._stopped(partition, record, failure)
-                    return
+                    if passes(failure):
+                        await self._look_past(record, records, aside)
+                    return failure if passes(failure) else None
                 await self._park(record, failed(self._to.consumer, parked(record), failure, tries))
                 just_parked.add(aggregate(record))
             finally:
                 trace.current.reset(here)
             self._finished(partition, record.offset + 1, done)
+        return None
+
+    async def _look_past(self, head: Delivered, records: list[Delivered], aside: set[str]) -> None:
+        """Whether another aggregate's event can be handled while the head cannot; then it is the head's own trouble.
+
+        That one comes again, and the inbox knows it by then.
+        """
+        for record in records:
+            if record.offset > head.offset and aggregate(record) != aggregate(head) and _place(record) not in aside:
+                try:
+                    await self._handle([record])
+                except Exception as failure:  # noqa: BLE001 - it is only asked whether; its own turn says the rest
+                    self._log.info("nor_another", consumer=self._to.consumer, error=type(failure).__name__)
+                return
 
     def _gives_up(self, partition: int, record: Delivered, failure: Exception) -> int:
         """After how many tries a record is given up now; 0: it is not."""
+        if passes(failure):
+            head = self._tries.again(partition, record.offset, self._handled_at)
+            long_enough = clock.monotonic() - head.since >= PASSING_S_LEAST
+            return head.count if head.count >= TRIES_MAX and long_enough else 0
         head = self._tries.again(partition, record.offset)
         return head.count if head.enough() or isinstance(failure, Unreadable) else 0
 
@@ -179,6 +231,7 @@ class Listener:
         events = [received(record) for record in records if type_of(record) in self._to.types]
         if events:
             await self._to.handle(events)
+            self._handled_at = clock.monotonic()
             await faults.reach("consumer.handled")
         self._counts["done"].inc(len(events))
         self._counts["not_for_us"].inc(len(records) - len(events))
@@ -192,7 +245,7 @@ class Listener:
 
     def _stopped(self, partition: int, record: Delivered, failure: Exception) -> None:
         self._counts["failed"].inc()
-        self._backoff.failed(partition)
+        self._backoff.failed(partition, LONGEST_S if passes(failure) else None)
         headers = dict(record.record.headers)
         error = f"{headers.get('ce_id')} {type(failure).__name__}: {failure}"
         if self._errors.get(partition) != error:

@@ -6,7 +6,7 @@ may be killed anywhere, and be done twice or late: the letter stays REPLAYING, o
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 
 from prometheus_client import Gauge
 
@@ -64,16 +64,38 @@ class Replayer:
 
     async def run_once(self) -> int:
         """One look at what is being replayed, and now and then at what is OPEN; returns how many letters ended."""
-        done = 0
-        for letter in await self._read(REPLAYING):
-            done += await self._replay(letter)
+        done = await self._each(await self._read(REPLAYING), self._replay)
         if clock.monotonic() >= self._look_due:
-            for letter in await self._read(OPEN):
-                if not (await self._repairs[letter.kind].plan(letter)).left:
-                    done += await self._end(letter, "found repaired")
-            await self._measure()
             self._look_due = clock.monotonic() + LOOK_EVERY_S
+            await self._measure()
+            done += await self._each(await self._read(OPEN), self._look)
         return done
+
+    async def _each(self, letters: Sequence[Letter], work: Callable[[Letter], Awaitable[int]]) -> int:
+        """Does it for each letter. One that waits for something must not keep the others waiting; the runner hears of
+        it in the end."""
+        done = 0
+        failure: Exception | None = None
+        for letter in letters:
+            try:
+                done += await work(letter)
+            except (Refusal, *consumer.PASSING) as failed:
+                failure = failure or failed
+        if failure is not None:
+            raise failure
+        return done
+
+    async def _look(self, letter: Letter) -> int:
+        """Ends an OPEN letter that has repaired itself."""
+        try:
+            plan = await self._repairs[letter.kind].plan(letter)
+        except Exception as failure:
+            if consumer.passes(failure):
+                raise
+            # It waits for an operator already.
+            self._log.error("letter_unreadable", source=self.room, subject=letter.subject, exc_info=failure)
+            return 0
+        return 0 if plan.left else await self._end(letter, "found repaired")
 
     async def _read(self, state: str) -> list[Letter]:
         async with self._postgres.reading() as tx:
@@ -81,23 +103,30 @@ class Replayer:
         return [letter for letter in found if letter.kind in self._repairs]
 
     async def _replay(self, letter: Letter) -> int:
+        try:
+            return await self._repair(letter)
+        except (Refusal, NotRepaired) as refused:
+            if consumer.passes(refused):
+                raise
+            await self._again(letter, refused.reason, str(refused))
+        except Exception as failure:
+            if consumer.passes(failure):
+                raise
+            # A letter that cannot be read: it waits for an operator again, and the others are replayed.
+            await self._again(letter, type(failure).__name__, "")
+        return 0
+
+    async def _repair(self, letter: Letter) -> int:
         repair = self._repairs[letter.kind]
         plan = await repair.plan(letter)
         if plan.waits_for:
             return 0
         if not plan.left:
             return await self._end(letter, "nothing was left to do")
-        try:
-            await repair.repair(letter)
-        except (Refusal, NotRepaired) as refused:
-            if consumer.passes(refused):
-                raise
-            await self._again(letter, refused.reason, str(refused))
-            return 0
+        await repair.repair(letter)
         await faults.reach("replay.repaired")
         if (await repair.plan(letter)).left:
-            await self._again(letter, "NOT_REPAIRED", "")
-            return 0
+            raise NotRepaired("NOT_REPAIRED")
         return await self._end(letter, "replayed")
 
     async def _end(self, letter: Letter, note: str) -> int:
@@ -147,6 +176,7 @@ class Drain:
     def __init__(self, room: str, name: str, parked: Parking, deliver: Deliver) -> None:
         self.name, self.room = f"drain:{name or room}", room
         self._consumer, self._parking, self._deliver = name, parked, deliver
+        self._log = log("workers")
 
     async def run_once(self) -> int:
         """Sends on what comes next of each aggregate that is drained; returns how much was done."""
@@ -165,20 +195,37 @@ class Drain:
         return done
 
     async def _drain(self, aggregate: str) -> int:
-        async with self._parking.postgres.reading() as tx:
-            events = await parking.oldest(tx, self._parking.seal, self._consumer, aggregate)
+        try:
+            async with self._parking.postgres.reading() as tx:
+                events = await parking.oldest(tx, self._parking.seal, self._consumer, aggregate)
+        except parking.Unopened as broken:
+            return await self._stop(broken.failed)
         for event in events:
-            failed = await self._deliver(event)
+            failed = await self._send(event)
             await faults.reach("replay.delivered")
+            if failed is not None:
+                return await self._stop(failed)
             async with self._parking.postgres.transaction() as tx:
-                if failed is not None:
-                    await parking.stop(tx, self._consumer, failed)
-                    return 1
                 await parking.gone(tx, self._consumer, [event])
         if not events:
             async with self._parking.postgres.transaction() as tx:
                 await parking.leave(tx, self._consumer, aggregate)
         return max(1, len(events))
+
+    async def _send(self, event: Parked) -> Failed | None:
+        try:
+            return await self._deliver(event)
+        except Exception as failure:
+            if consumer.passes(failure):
+                raise
+            # What was kept of it does not read: it is as little of use as an event that cannot be handled.
+            return parking.failed(self._consumer, event.merchant_id, event.aggregate, event.subject, failure)
+
+    async def _stop(self, failed: Failed) -> int:
+        async with self._parking.postgres.transaction() as tx:
+            await parking.stop(tx, self._consumer, failed)
+        self._log.error("drain_stopped", source=self.room, subject=failed.subject, reason=failed.reason)
+        return 1
 
 
 def publishing(broker: Broker) -> Deliver:

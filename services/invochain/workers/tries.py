@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Hashable, Iterable
 from dataclasses import dataclass
 
@@ -16,6 +17,8 @@ class Head:
     what: Hashable
     count: int
     since: float
+    # When a try last counted.
+    last: float
 
     def enough(self) -> bool:
         """10 tries, or 10 minutes of them."""
@@ -28,13 +31,22 @@ class Tries:
     def __init__(self) -> None:
         self._heads: dict[int, Head] = {}
 
-    def again(self, partition: int, what: Hashable) -> Head:
-        """Counts one more try of `what`; another head than before begins anew."""
+    def again(self, partition: int, what: Hashable, others_at: float = math.inf) -> Head:
+        """Counts one more try of `what`; another head than before begins anew.
+
+        `others_at` (clock.monotonic()): when others last went on. A try counts only if that was since the one before.
+        """
+        now = clock.monotonic()
         head = self._heads.get(partition)
         if head is None or head.what != what:
-            head = self._heads[partition] = Head(what, 0, clock.monotonic())
-        head.count += 1
+            head = self._heads[partition] = Head(what, 1, now, now)
+        elif others_at > head.last:
+            head.count, head.last = head.count + 1, now
         return head
+
+    def trying(self, partition: int) -> bool:
+        """Whether the partition is stopped at a head that is tried again."""
+        return partition in self._heads
 
     def forget(self, partitions: Iterable[int]) -> None:
         """These went on."""

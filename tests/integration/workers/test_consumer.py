@@ -13,6 +13,7 @@ from invochain.chassis.seal import SealBroken
 from invochain.durable import inbox
 from invochain.durable.inbox import Received, Subscription
 from invochain.errors import DependencyDown
+from invochain.workers import consumer
 from invochain.workers.backoff import Backoff
 from invochain.workers.consumer import Listener
 from invochain.workers.relay import Relay
@@ -212,6 +213,96 @@ class TestListener:
         assert 4 == await listener.run_once()
 
         assert [4, 4] == [len(batch) for batch in effect.batches]
+
+    async def test_an_event_that_meets_passing_trouble_for_ever_is_parked_if_others_are_handled(
+        self, source, effect, listen, monkeypatch
+    ):
+        """A query that always times out, for one invoice: its own partition flows on behind it, and all others beside
+        it, before and after; what ends it is ten tries between which others were handled."""
+        monkeypatch.setattr(consumer, "PASSING_S_LEAST", 0.5)
+        monkeypatch.setattr(consumer, "LONGEST_S", 0.05)
+        stuck, free = await aggregates_in_two_partitions(source)
+        beside = await in_the_partition_of(source, stuck)
+        effect.fails_on[stuck] = DependencyDown("the database, whose rows are busy,")
+        listener = listen()
+
+        async def goes_on(aggregate: bytes, done: int, kept: int) -> bool:
+            await source.tell(aggregate)
+            await publish(source)
+            try:
+                await listener.run_once()
+            except DependencyDown:
+                pass
+            return len(effect.done) >= done and await parked(source) == kept
+
+        await source.tell(stuck, 2)
+        await until(lambda: goes_on(free, 12, 2))
+        await until(lambda: goes_on(beside, 15, 2))
+
+        (letter,) = await source.sql("SELECT * FROM dead_letter")
+        assert ("CONSUME", "DEPENDENCY_DOWN") == (letter["kind"], letter["reason"])
+        assert 10 <= letter["attempts"]
+        assert {beside, free} == {event.aggregate_id for event in effect.done}
+
+    async def test_what_is_behind_it_tells_whether_the_trouble_is_its_own(self, source, effect, listen, monkeypatch):
+        """Nothing else happens but in its own partition: another aggregate's event there is tried in its place."""
+        monkeypatch.setattr(consumer, "PASSING_S_LEAST", 0.5)
+        monkeypatch.setattr(consumer, "LONGEST_S", 0.05)
+        stuck = new_id()
+        beside = await in_the_partition_of(source, stuck)
+        await source.tell(stuck)
+        await source.tell(beside, 2)
+        await publish(source)
+        effect.fails_on[stuck] = TimeoutError()
+        listener = listen()
+        listener._backoff = Backoff(0.05)
+
+        async def parked_and_done() -> bool:
+            try:
+                await listener.run_once()
+            except TimeoutError:
+                pass
+            return await parked(source) == 1 and len(effect.done) == 2
+
+        await until(parked_and_done)
+        assert [1, 2] == [event.sequence for event in effect.done]
+
+    async def test_an_outage_parks_nothing_however_long(self, source, effect, listen, monkeypatch):
+        """Nobody is handled, so no try counts; then everything is, in order."""
+        monkeypatch.setattr(consumer, "PASSING_S_LEAST", 0.0)
+        monkeypatch.setattr(consumer, "LONGEST_S", 0.02)
+        aggregates = [new_id() for _ in range(12)]
+        for aggregate in aggregates:
+            await source.tell(aggregate, 2)
+        await publish(source)
+        listener = listen()
+        assert 24 == await listener.run_once()
+        for aggregate in aggregates:
+            await source.tell(aggregate, 2)
+            effect.fails_on[aggregate] = DependencyDown("the inventory database")
+        await publish(source)
+        rounds = 0
+
+        async def tried_often() -> bool:
+            nonlocal rounds
+            try:
+                await listener.run_once()
+            except DependencyDown:
+                rounds += 1
+            return rounds >= 40
+
+        await until(tried_often, within_s=60)
+        assert 0 == await parked(source)
+        effect.fails_on.clear()
+
+        async def all_done() -> bool:
+            await listener.run_once()
+            return len(effect.done) == 48
+
+        await until(all_done)
+        assert 0 == await parked(source)
+        for aggregate in aggregates:
+            assert [1, 2, 3, 4] == [event.sequence for event in effect.done if event.aggregate_id == aggregate]
 
     async def test_a_record_that_is_no_event_is_parked_at_once(self, source, effect, listen):
         """A missing header is seen as the poison it is: what is behind it under its key waits, all others flow."""

@@ -180,6 +180,61 @@ class TestReplay:
         assert ("CLOSE", "found repaired") == (await office.actions(letter))[-1]
         assert [] == office.versions(aggregate)
 
+    @pytest.mark.parametrize(
+        ("broken", "reason"),
+        [
+            ("sealed = set_byte(sealed, 20, 255 - get_byte(sealed, 20))", "SealBroken"),
+            ("envelope = '{}'", "KeyError"),
+            ("envelope = '[1]'", "TypeError"),
+        ],
+    )
+    async def test_an_event_whose_kept_form_is_broken_stops_its_own_replay_alone(self, office, broken, reason):
+        """Its letter opens again and says so; the replays of other aggregates, older and younger, are done."""
+        older, letter_of_older = await office.poison(2)
+        bad, letter = await office.poison(2)
+        younger, letter_of_younger = await office.poison(2)
+        await office.source.sql(f"UPDATE parked_event SET {broken} WHERE subject = $1", letter.subject)
+        office.effect.fails_on.clear()
+        for one in (letter_of_older, letter, letter_of_younger):
+            await office.replay(one)
+
+        for aggregate in (older, younger):
+            await until(lambda aggregate=aggregate: office.settled(aggregate, "DONE"))
+            await until(lambda aggregate=aggregate: drained(office, aggregate))
+        await until(lambda: office.settled(bad, "OPEN"))
+
+        assert ("OPEN", reason) == (await office.actions(letter))[-1]
+        assert [] == office.versions(bad)
+        assert 2 == len(await office.parked(bad))
+        await office.ask(dead_letters.propose_discard, letter, ANN, "its payload was overwritten by hand")
+        await office.ask(dead_letters.approve_discard, letter, BOB)
+        await until(lambda: drained(office, bad))
+        assert [2] == office.versions(bad)
+
+    async def test_a_letter_that_cannot_be_read_keeps_no_other_from_its_replay(self, office):
+        """Its repair raises what nobody expected: it is OPEN again for that reason, and the next one is done."""
+        aggregate, letter = await office.poison(1)
+        await office.source.sql("DELETE FROM parked_event")
+        await office.source.sql("DELETE FROM parked_aggregate")
+        async with office.source.postgres.transaction() as tx:
+            await dead_letters.open_letters(
+                tx, [dead_letters.Failed("CONFIRM", letter.merchant_id, "no id", "no id", "X")]
+            )
+        rows = await office.source.sql("SELECT dead_letter_id FROM dead_letter WHERE kind = 'CONFIRM'")
+        office.replayer._repairs["CONFIRM"] = Unreadable()
+        for looked_at in ("OPEN", "REPLAYING"):
+            await office.source.sql(
+                "UPDATE dead_letter SET state = $1, first_time = '2020-01-01' WHERE kind = 'CONFIRM'", looked_at
+            )
+            await office.source.sql("UPDATE dead_letter SET state = 'OPEN' WHERE kind = 'CONSUME'")
+            office.replayer._look_due = 0.0
+            await office.replayer.run_once()
+            assert "DONE" == (await office.letter(aggregate)).state
+        (row,) = await office.source.sql(
+            "SELECT state, reason FROM dead_letter WHERE dead_letter_id = $1", rows[0]["dead_letter_id"]
+        )
+        assert ("OPEN", "ValueError") == tuple(row)
+
     async def test_a_published_event_that_was_too_large_is_published_once_it_is_not(self, office, monkeypatch):
         """The relay's side: a broker that takes larger records, then a replay; the order of the aggregate holds."""
         aggregate = new_id()
@@ -200,6 +255,13 @@ class TestReplay:
         await until(lambda: drained(office, aggregate))
 
         assert [(to_text(aggregate), version) for version in (1, 2, 3)] == await office.source.published()
+
+
+class Unreadable:
+    """A repair that meets a letter it cannot read."""
+
+    async def plan(self, letter: Letter):
+        raise ValueError(f"dead letter about {letter.subject} names no hold")
 
 
 async def drained(office: Office, aggregate: bytes) -> bool:
