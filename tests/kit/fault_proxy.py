@@ -20,6 +20,8 @@ from typing import Literal, Self
 Way = Literal["up", "down"]
 BOTH: tuple[Way, ...] = ("up", "down")
 CHUNK = 65_536
+# A slow link passes what it has in pieces, so that it is quick again as soon as it is healed.
+PIECES_A_S = 10
 # How asyncpg sends it: the end of a simple query (chassis/postgres.py).
 COMMIT = b"COMMIT\x00"
 
@@ -63,6 +65,7 @@ class Link:
         self._delay_s = 0.0
         self._bytes_a_s = 0.0
         self._reset_share = 0.0
+        self._instead: tuple[bytes, ...] = ()
         self._cut_after = 0
         self._refusing = False
         self._commits: tuple[int, bool] = (0, False)
@@ -101,6 +104,10 @@ class Link:
         """So many bytes a second pass each way on a connection."""
         self._bytes_a_s = bytes_a_s
 
+    def garble(self, instead: tuple[bytes, ...]) -> None:
+        """Instead of each answer one of these arrives."""
+        self._instead = instead
+
     def reset_some(self, share: float) -> None:
         """This share of all answers tears its connection instead of arriving."""
         self._reset_share = share
@@ -114,6 +121,11 @@ class Link:
     def cut_at_commit(self, times: int, *, passes: bool) -> None:
         """The next COMMITs of PostgreSQL sessions lose their connection; `passes`: the server gets them first."""
         self._commits = (times, passes)
+
+    def redirect(self, host: str, port: int) -> None:
+        """Another server answers at this address, also after healing: all connections are torn, new ones lead there."""
+        self._target = (host, port)
+        self.reset()
 
     def reset(self) -> None:
         """All connections are torn now."""
@@ -210,9 +222,17 @@ class Link:
             self.did[f"lost {way}"] += 1
             connection.dead = True
             return True
-        if self._bytes_a_s:
+        while data and self._bytes_a_s:
             self.did["slowed"] += 1
-            await asyncio.sleep(len(data) / self._bytes_a_s)
+            piece, data = data[: (size := max(int(self._bytes_a_s / PIECES_A_S), 1))], data[size:]
+            await asyncio.sleep(len(piece) / self._bytes_a_s)
+            writer.write(piece)
+            await writer.drain()
+            if not data:
+                return True
+        if way == "down" and self._instead:
+            self.did["garbled"] += 1
+            data = self._chance.choice(self._instead)
         if way == "down" and self._reset_share and self._chance.random() < self._reset_share:
             self.did["resets"] += 1
             return False

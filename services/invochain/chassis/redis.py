@@ -22,12 +22,15 @@ T = TypeVar("T")
 COMMAND_TIMEOUT_S = 0.025
 FAILURES_MAX = 3
 PAUSE_S = 1.0
+# What the client library stumbles over when a server answers as Redis never would; and, RuntimeError, what uvloop says
+# of a write to a connection that was reset a moment before.
+_STUMBLED = (ValueError, TypeError, AttributeError, LookupError, RuntimeError)
 
 _OK, _LATE, _FAILED, _SKIPPED = (REDIS_COMMANDS.labels(outcome=way) for way in ("ok", "late", "failed", "skipped"))
 
 
 class Redis:
-    """One client; `None` answers stand for "not there", "too late" and "not asked" alike."""
+    """One client; `None` answers stand for "not there", "too late", "not asked" and "nonsense" alike."""
 
     def __init__(self, url: str) -> None:
         self._client = redis.Redis.from_url(
@@ -60,7 +63,10 @@ class Redis:
         try:
             async with asyncio.timeout(COMMAND_TIMEOUT_S):
                 result = await asyncio.shield(task)
-        except (TimeoutError, RedisError, OSError) as late:
+        except (TimeoutError, RedisError, OSError, *_STUMBLED) as late:
+            if isinstance(late, _STUMBLED):
+                # Nobody knows what of its bytes is still to come, and whom they would answer.
+                self._spawn(self._client.connection_pool.disconnect())
             (_FAILED if task.done() else _LATE).inc()
             self._failures += 1
             if self._failures >= FAILURES_MAX:
@@ -70,11 +76,15 @@ class Redis:
         finally:
             if not task.done():
                 # Too late, or whoever asked was cancelled: the command ends by itself, and its reply with it.
-                self._late.add(task)
-                task.add_done_callback(self._settle)
+                self._spawn(task)
         _OK.inc()
         self._failures = 0
         return result
+
+    def _spawn(self, work: Awaitable[Any]) -> None:
+        task = asyncio.ensure_future(work)
+        self._late.add(task)
+        task.add_done_callback(self._settle)
 
     def _settle(self, task: asyncio.Future[Any]) -> None:
         self._late.discard(task)

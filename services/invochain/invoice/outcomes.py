@@ -142,8 +142,8 @@ class Outcomes:
         found = await self._redis.try_(
             partial(self._look, keys=[m.key for m in mine], args=[MARKER_MS, *(m.marker for m in mine)])
         )
-        if found is None:
-            CACHE.labels(result="skipped").inc(len(first))
+        if found is None or not _is_answer(found, len(mine)):
+            CACHE.labels(result="skipped" if found is None else "not_ours").inc(len(first))
             return first
         go_on = []
         for position, here, value in zip(first, mine, found, strict=True):
@@ -259,9 +259,9 @@ class Outcomes:
         try:
             while self._redis is not None and asyncio.get_running_loop().time() < until:
                 value = await self._redis.try_(partial(self._redis.client.get, key))
-                if value is None:
+                if not isinstance(value, bytes):
                     break
-                outcome = self._open(key, value)  # type: ignore[arg-type]
+                outcome = self._open(key, value)
                 if outcome is not None and outcome[0] == one.fingerprint:
                     _answer(one.call, outcome[1], outcome[2])
                     return
@@ -302,6 +302,11 @@ def success(response: bytes) -> tuple[bytes, bytes]:
 def refused(refusal: Refusal) -> tuple[bytes, bytes]:
     """The outcome of a final refusal, as it is kept."""
     return _REFUSED, refusal.to_status().SerializeToString()
+
+
+def _is_answer(found: object, count: int) -> bool:
+    """Whether it is what LOOK returns: a value for each key. A server that is not ours may say anything."""
+    return isinstance(found, list) and len(found) == count and all(isinstance(value, bytes) for value in found)
 
 
 def _answer(call: Call, state: bytes, payload: bytes) -> None:

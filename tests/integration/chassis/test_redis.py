@@ -9,6 +9,7 @@ from collections.abc import AsyncIterator
 from functools import partial
 
 import pytest
+import uvloop
 
 from invochain.chassis import redis as chassis_redis
 from invochain.chassis.redis import Redis
@@ -92,7 +93,9 @@ async def test_ten_seconds_of_latency_cost_75_ms_a_second(client, link):
     assert told == b"value of 7"
 
 
-async def test_a_redis_that_refuses_connections_is_left_alone(client, link):
+async def test_a_redis_that_refuses_connections_is_left_alone(client, link, monkeypatch):
+    # On a busy machine a refusal takes longer than 25 ms, and would count as late.
+    monkeypatch.setattr(chassis_redis, "COMMAND_TIMEOUT_S", 5.0)
     link.down()
     failed = counted("failed")
     for _ in range(5):
@@ -112,3 +115,48 @@ async def test_nothing_is_left_over_when_callers_have_gone(client, link):
     async with asyncio.timeout(10):
         while client._late:
             await asyncio.sleep(0.01)
+
+
+# No protocol at all; an error, a status, a number, an empty list, a number that is none, a map that ends too soon.
+NONSENSE = (b"\x00\xffnonsense\r\n", b"-OOM no\r\n", b"+OK\r\n", b":7\r\n", b"*0\r\n", b":seven\r\n", b"%1\r\n:7\r\n")
+
+
+async def test_a_server_that_answers_nonsense_fails_no_caller_and_is_used_again_when_it_is_well(
+    client, link, monkeypatch
+):
+    """To commands and to the handshake of new connections; no byte of it answers a later command."""
+    monkeypatch.setattr(chassis_redis, "PAUSE_S", 0.0)
+    link.garble(NONSENSE)
+    async with asyncio.timeout(60):
+        while link.did["garbled"] < 100:
+            if link.did["garbled"] % 10 == 0:
+                # New connections too.
+                link.reset()
+            await client.try_(partial(client.client.get, "key-1"))
+    link.heal()
+    monkeypatch.setattr(chassis_redis, "COMMAND_TIMEOUT_S", 5.0)
+    async with asyncio.timeout(60):
+        while await client.try_(partial(client.client.get, "key-1")) is None:
+            await asyncio.sleep(0.01)
+    for n in range(KEYS):
+        assert await client.try_(partial(client.client.get, f"key-{n}")) == b"value of %d" % n
+
+
+async def test_a_write_to_a_connection_that_was_just_reset_fails_no_caller(valkey, link):
+    """Redis restarts while its connections lie in the pool. uvloop, on which services run, says RuntimeError there."""
+    here = asyncio.get_running_loop()
+
+    async def torn() -> None:
+        link.reset()
+
+    async def uses_it() -> None:
+        client = Redis(valkey.url.replace(f":{valkey.port}", f":{link.port}"))
+        for _ in range(20):
+            client._paused_until = 0.0
+            await asyncio.gather(*(client.try_(client.client.ping) for _ in range(5)))
+            await asyncio.wrap_future(asyncio.run_coroutine_threadsafe(torn(), here))
+            await asyncio.gather(*(client.try_(partial(client.client.get, "key-1")) for _ in range(5)))
+        await client.close()
+
+    await asyncio.to_thread(uvloop.run, uses_it())
+    assert link.did["resets"] > 0, "void: nobody was connected"

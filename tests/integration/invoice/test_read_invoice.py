@@ -6,6 +6,7 @@ import asyncio
 from collections import Counter
 from dataclasses import dataclass
 
+import asyncpg
 import pytest
 from google.type import date_pb2
 
@@ -100,6 +101,16 @@ class TestGet:
         refusal = await market.refused(market.invoices.GetInvoice, request, shelf.seller, None)
         assert (refusal.code, {f for f, _ in refusal.broken}) == ("INVALID_ARGUMENT", {"invoice_id"})
         assert len(refusal.message) < 500
+
+    async def test_that_waits_for_a_lock_too_long_may_be_asked_again(self, market, shelf):
+        """lock_timeout is nobody's mistake: UNAVAILABLE, not INTERNAL (PROTOCOL 9)."""
+        holder = await asyncpg.connect(market.databases["invoice"])
+        async with holder.transaction():
+            await holder.execute("LOCK TABLE invoice IN ACCESS EXCLUSIVE MODE")
+            request = pb.GetInvoiceRequest(invoice_id=shelf.sold[0].invoice_id)
+            refused = await market.refused(market.invoices.GetInvoice, request, shelf.seller, None)
+        await holder.close()
+        assert (refused.code, refused.reason) == ("UNAVAILABLE", "DEPENDENCY_DOWN")
 
 
 class TestSides:

@@ -255,8 +255,7 @@ class TestARedisBehindALink:
             if password and "@" in market.settings.redis_url:
                 await client.config_set("requirepass", password)
             await client.aclose()
-            link._target = (other.host, other.port)
-            link.reset()
+            link.redirect(other.host, other.port)
             assert await market.call(door.CreateInvoice, request, seller, key) == first
             await main_job(market, seller, buyer, door)
             assert link.did["resets"] > 0, "void: nobody was connected"
