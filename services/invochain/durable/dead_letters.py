@@ -252,6 +252,11 @@ async def with_state(tx: Tx, state: str, at_most: int) -> list[Letter]:
     return [Letter.of(row) for row in await tx.fetch(WITH_STATE, state, at_most)]
 
 
+async def about(tx: Tx, kind: str, aggregate: str) -> list[Letter]:
+    """The letters of a kind that are OPEN or REPLAYING about one aggregate."""
+    return [Letter.of(row) for row in await tx.fetch(ABOUT, kind, aggregate)]
+
+
 async def depth(tx: Tx) -> tuple[int, float]:
     """How many letters wait, and seconds since the oldest was opened, by the database's clock."""
     row = await tx.fetchrow(DEPTH)
@@ -355,6 +360,14 @@ SELECT * FROM dead_letter
 WHERE state = $1 AND state IN ('OPEN', 'REPLAYING')
 ORDER BY first_time
 LIMIT $2
+""",
+)
+
+ABOUT = Sql(
+    "dead_letter_about",
+    """
+SELECT * FROM dead_letter
+WHERE aggregate = $2 AND consumer = '' AND kind = $1 AND state <> 'DONE' AND state IN ('OPEN', 'REPLAYING')
 """,
 )
 

@@ -23,7 +23,23 @@ LASTING = ("HELD", "COMMITTED", "REVERSED")
 def repairs(postgres: Postgres, inventory: InventoryPort) -> dict[str, Repair]:
     """The kinds of dead letters of this room."""
     settle = SettleRepair(postgres, inventory)
-    return {**parking_repairs(postgres), dead_letters.CONFIRM: settle, dead_letters.RELEASE: settle}
+    return {
+        **parking_repairs(postgres),
+        dead_letters.CONFIRM: settle,
+        dead_letters.RELEASE: settle,
+        dead_letters.RECONCILE: LookAgain(),
+    }
+
+
+class LookAgain:
+    """What breaks an invariant (workers/checker.py) is for an operator to mend: a replay has it looked at again."""
+
+    async def plan(self, letter: Letter) -> Plan:
+        step = f"look at {letter.aggregate} again (invochain check --only {letter.aggregate})"
+        return Plan(f"{letter.detail}: {letter.subject}", (step,), "the checker")
+
+    async def repair(self, letter: Letter) -> None:
+        """Nothing: the checker ends the letter, or opens it again."""
 
 
 @dataclass(frozen=True)

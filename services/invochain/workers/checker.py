@@ -1,4 +1,8 @@
-"""Looks at the invariants of PROTOCOL 15 all the time, a piece at a time, and raises the alarm (check/README.md)."""
+"""Looks at the invariants of PROTOCOL 15 all the time, a piece at a time, and raises the alarm (check/README.md).
+
+What it finds stands beside the other dead letters (RECONCILE, in the invoice service's room) until a complete look does
+not find it any more: nobody can repair it but an operator, and he is told as of everything else that waits for him.
+"""
 
 from __future__ import annotations
 
@@ -8,18 +12,25 @@ from collections.abc import AsyncIterator, Sequence
 from prometheus_client import Gauge
 
 from invochain.chassis import clock
+from invochain.chassis.call import NOBODY
+from invochain.chassis.postgres import Postgres
 from invochain.chassis.settings import Settings
 from invochain.chassis.telemetry import log
 from invochain.check.check_all import LAG_S, Found, look
 from invochain.check.rule import Rule
 from invochain.check.rules import RULES
 from invochain.check.snapshot import Databases
+from invochain.durable import dead_letters
+from invochain.durable.dead_letters import Failed
+from invochain.errors import InvariantBroken
 from invochain.workers import Worker
 from invochain.workers.rooms import Rooms
 
 INTERVAL_S = 60.0
 # A round of the runner is cut off after 60 s; a sweep over a large table takes several rounds.
 ROUND_S = 20.0
+# An example names some ids.
+SUBJECT_CHARS_MAX = 500
 
 VIOLATIONS = Gauge("invariant_violations", "What breaks an invariant, in its newest complete look", ["invariant"])
 SECONDS = Gauge("invariant_check_seconds", "How long the newest complete look took", ["invariant"])
@@ -33,8 +44,10 @@ class Checker:
     name, room = "checker", "invoice"
     interval_s = INTERVAL_S
 
-    def __init__(self, databases: Databases, lag_s: float = LAG_S, rules: Sequence[Rule] = RULES) -> None:
-        self._databases, self._lag_s = databases, lag_s
+    def __init__(
+        self, databases: Databases, letters: Postgres, lag_s: float = LAG_S, rules: Sequence[Rule] = RULES
+    ) -> None:
+        self._databases, self._letters, self._lag_s = databases, letters, lag_s
         self._rules = [rule for rule in rules if rule.probes]
         self._next = 0
         self._looking: AsyncIterator[Found] | None = None
@@ -69,6 +82,7 @@ class Checker:
         except StopAsyncIteration:
             if found is not None:
                 self._tell(found)
+                await self._write(found)
             return True
         except BaseException:
             # Also when the runner cuts the round off: a rule that hangs must not keep the others from being looked at.
@@ -90,6 +104,24 @@ class Checker:
                 examples=found.examples,
             )
 
+    async def _write(self, found: Found) -> None:
+        """A letter for each example that is found, and an end to those about what is not found any more."""
+        name = found.rule.name
+        if found.skipped:
+            return
+        subjects = {example[:SUBJECT_CHARS_MAX] for example in found.examples}
+        broken = [
+            Failed(dead_letters.RECONCILE, NOBODY, subject, name, InvariantBroken.reason, detail=found.rule.says)
+            for subject in subjects
+        ]
+        async with self._letters.transaction() as tx:
+            # Of more than there are examples some letters may be about others of them.
+            if found.violations == len(found.examples):
+                known = await dead_letters.about(tx, dead_letters.RECONCILE, name)
+                gone = [letter for letter in known if letter.subject not in subjects]
+                await dead_letters.close(tx, gone, "not found any more")
+            await dead_letters.open_letters(tx, broken)
+
     async def close(self) -> None:
         await self._databases.close()
 
@@ -98,4 +130,4 @@ async def build(settings: Settings, rooms: Rooms) -> list[Worker]:
     """The checker, where the databases of all services are there."""
     if set(rooms.names) != {"merchant", "inventory", "invoice"}:
         return []
-    return [rooms.closed_at_end(Checker(Databases(settings)))]
+    return [rooms.closed_at_end(Checker(Databases(settings), await rooms.postgres("invoice")))]

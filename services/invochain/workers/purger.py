@@ -1,6 +1,7 @@
-"""Deletes what has done its duty, a bounded piece at a time: decisions, inbox rows, and what the rooms say.
+"""Deletes what has done its duty, a bounded piece at a time: decisions, inbox rows, letters, and what the rooms say.
 
-Source: PROTOCOL R5 and 4.1.
+A letter that waits is never deleted, nor one that was discarded: it says why something did not happen, to the checker
+and to whoever asks, and keeps the event from being handled after all. Source: PROTOCOL R5, 4.1 and 14.
 
 A room that has more to delete (the inventory its tombstones) offers `invochain/<room>/retention.py` with
 `async def purge(tx: Tx, rows_max: int) -> int`.
@@ -25,6 +26,8 @@ DECISION_AGE_S = 8 * DAY_S
 RECORD_AGE_S = 7 * DAY_S
 # Long after the broker brings an event again: a consumer that has not committed its position for so long is broken.
 INBOX_AGE_S = 30 * DAY_S
+# Of the closing of a letter that is DONE; an operator may still want to see how it ended.
+LETTER_AGE_S = 30 * DAY_S
 
 # A piece takes some ten milliseconds, so that nobody waits for its locks.
 ROWS_MAX = 1_000
@@ -49,6 +52,8 @@ class RoomPurger:
             gone += await tx.count(PURGE_DECISIONS, DECISION_AGE_S, ROWS_MAX)
         async with self._postgres.transaction() as tx:
             gone += await tx.count(PURGE_INBOX, INBOX_AGE_S, ROWS_MAX)
+        async with self._postgres.transaction() as tx:
+            gone += await tx.count(PURGE_LETTERS, LETTER_AGE_S, ROWS_MAX)
         if self._hook is not None:
             async with self._postgres.transaction() as tx:
                 gone += await self._hook(tx, ROWS_MAX)
@@ -107,5 +112,30 @@ USING (
     FOR UPDATE SKIP LOCKED
 ) AS old
 WHERE inbox.merchant_id = old.merchant_id AND inbox.consumer = old.consumer AND inbox.event_id = old.event_id
+""",
+)
+
+# What was closed, and opened again since, has a newer version. Its actions go with a letter.
+PURGE_LETTERS = Sql(
+    "purge_letters",
+    """
+WITH old AS MATERIALIZED (
+    SELECT letter.merchant_id, letter.dead_letter_id
+    FROM dead_letter_action AS closed
+    JOIN dead_letter AS letter ON letter.merchant_id = closed.merchant_id
+        AND letter.dead_letter_id = closed.dead_letter_id AND letter.version = closed.version
+    WHERE closed.action = 'CLOSE' AND closed.create_time < now() - make_interval(secs => $1)
+        AND letter.state = 'DONE'
+    ORDER BY closed.create_time
+    LIMIT $2
+    FOR UPDATE OF letter SKIP LOCKED
+), actions AS (
+    DELETE FROM dead_letter_action AS action
+    USING old
+    WHERE action.merchant_id = old.merchant_id AND action.dead_letter_id = old.dead_letter_id
+)
+DELETE FROM dead_letter
+USING old
+WHERE dead_letter.merchant_id = old.merchant_id AND dead_letter.dead_letter_id = old.dead_letter_id
 """,
 )

@@ -4,23 +4,37 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import AsyncIterator
 
 import asyncpg
 import pytest
 from typer.testing import CliRunner
 
-from invochain.chassis.postgres import _prepare_connection
+from invochain.chassis.ids import new_id
+from invochain.chassis.postgres import Postgres, _prepare_connection
 from invochain.check import check_all as checking
 from invochain.check.check_all import CheckFailed, Found, NoSuchInvariant, check_all, chosen
 from invochain.check.rule import Page, Scan
 from invochain.check.rules import NAMES, RULES
 from invochain.check.snapshot import Databases
 from invochain.cli import app
+from invochain.durable import dead_letters
+from invochain.invoice.repairs import LookAgain
 from invochain.workers import checker
+from invochain.workers.replayer import Replayer
 from tests.integration.check.breaks import BREAKS, HELD, one
 from tests.integration.check.conftest import Copies, Traded, hits
 
 WITHOUT_SUBJECT = ["I11", "I14", "I17"]
+
+
+@pytest.fixture
+async def letters(copies: Copies) -> AsyncIterator[Postgres]:
+    """Where the worker writes what it finds: a copy of the invoice service's database."""
+    await copies.own("invoice")
+    postgres = await Postgres.connect(copies.dsn("invoice"), name="test", size=2)
+    yield postgres
+    await postgres.close()
 
 
 class TestAfterHonestTrade:
@@ -301,29 +315,46 @@ def gauge(metric, name: str) -> float:
 
 
 class TestTheWorker:
-    async def test_measures_every_rule(self, copies: Copies):
-        """One sweep: violations, rows and seconds of each; a second one sees that it was mended."""
+    async def test_measures_every_rule(self, copies: Copies, letters: Postgres):
+        """One sweep: violations, rows and seconds of each, and a letter. A later one sees that it was mended."""
         await copies.own("inventory")
         await copies.sql("inventory", "UPDATE stock SET on_hand_milli = on_hand_milli + 1 WHERE sku LIKE '%@%'")
-        worker = checker.Checker(Databases(copies.settings), lag_s=0)
+        worker = checker.Checker(Databases(copies.settings), letters, lag_s=0)
+        replayer = Replayer("invoice", letters, {dead_letters.RECONCILE: LookAgain()})
+
+        async def found(state: str) -> list[dead_letters.Letter]:
+            async with letters.reading() as tx:
+                return await dead_letters.with_state(tx, state, 10)
+
         try:
             assert await worker.run_once() == 0
+            (letter,) = await found("OPEN")
+            assert (letter.kind, letter.aggregate, letter.reason) == ("RECONCILE", "I1", "INVARIANT_BROKEN")
+            assert "<gstin>" in letter.subject
+            # Asked to look again, it finds the same: the letter is open again, and nobody else ends it.
+            async with letters.transaction() as tx:
+                await dead_letters.replay(tx, await dead_letters.lock(tx, letter.dead_letter_id), new_id())
+            assert await replayer.run_once() == 0
+            assert len(await found("REPLAYING")) == 1
+            assert await worker.run_once() == 0
+            assert [one.dead_letter_id for one in await found("OPEN")] == [letter.dead_letter_id]
             assert [gauge(checker.VIOLATIONS, name) for name in ("I1", "I2", "I13")] == [1, 0, 0]
             assert gauge(checker.ROWS, "I13") > 0
             assert gauge(checker.SECONDS, "I13") > 0
             await copies.sql("inventory", "UPDATE stock SET on_hand_milli = on_hand_milli - 1 WHERE sku LIKE '%@%'")
             assert await worker.run_once() == 0
             assert gauge(checker.VIOLATIONS, "I1") == 0
+            assert (await found("OPEN"), await found("REPLAYING")) == ([], [])
         finally:
             await worker.close()
 
-    async def test_goes_on_where_it_stopped(self, traded: Traded, monkeypatch: pytest.MonkeyPatch):
+    async def test_goes_on_where_it_stopped(self, traded: Traded, letters: Postgres, monkeypatch: pytest.MonkeyPatch):
         """A table too large for one round takes several, each one page here, and every page is seen once."""
         monkeypatch.setattr(checker, "ROUND_S", 0)
         pages: list[Page] = []
         add = Found.add
         monkeypatch.setattr(Found, "add", lambda self, page: (pages.append(page), add(self, page)))
-        worker = checker.Checker(Databases(traded.settings), lag_s=0)
+        worker = checker.Checker(Databases(traded.settings), letters, lag_s=0)
         rounds = 1
         try:
             while await worker.run_once():
@@ -334,7 +365,9 @@ class TestTheWorker:
         assert rounds > len(RULES) - len(WITHOUT_SUBJECT)
         assert sum(page.rows for page in pages) == 2 * sum(one.rows for one in whole)
 
-    async def test_leaves_a_rule_that_fails_for_the_next_sweep(self, traded: Traded, monkeypatch: pytest.MonkeyPatch):
+    async def test_leaves_a_rule_that_fails_for_the_next_sweep(
+        self, traded: Traded, letters: Postgres, monkeypatch: pytest.MonkeyPatch
+    ):
         """The failure is the runner's to count; the other rules are looked at all the same."""
         looked: list[str] = []
         real = checking.look
@@ -346,7 +379,7 @@ class TestTheWorker:
             return real(databases, rule, lag_s)
 
         monkeypatch.setattr(checker, "look", look)
-        worker = checker.Checker(Databases(traded.settings), lag_s=0)
+        worker = checker.Checker(Databases(traded.settings), letters, lag_s=0)
         try:
             with pytest.raises(CheckFailed):
                 await worker.run_once()

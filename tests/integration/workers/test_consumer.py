@@ -260,7 +260,7 @@ class TestListener:
         async def parked_and_done() -> bool:
             try:
                 await listener.run_once()
-            except TimeoutError:
+            except (TimeoutError, DependencyDown):
                 pass
             return await parked(source) == 1 and len(effect.done) == 2
 

@@ -4,6 +4,8 @@ import os
 
 from invochain.chassis.broker import Record
 from invochain.chassis.postgres import Sql
+from invochain.durable import dead_letters
+from invochain.durable.dead_letters import Failed
 from invochain.workers import purger
 from invochain.workers.purger import BrokerPurger, RoomPurger
 
@@ -19,6 +21,22 @@ WRITE_INBOX = Sql(
     """
 INSERT INTO inbox (merchant_id, consumer, event_id, create_time)
 VALUES ($1, 'c', gen_random_uuid(), now() - make_interval(days => $2))
+""",
+)
+AGE_LETTER = Sql(
+    "test_age_letter",
+    """
+UPDATE dead_letter_action SET create_time = create_time - make_interval(days => $3)
+WHERE merchant_id = $1 AND dead_letter_id = $2
+""",
+)
+LETTERS = Sql(
+    "test_letters_left",
+    """
+SELECT letter.subject, count(*) AS actions
+FROM dead_letter AS letter
+FULL JOIN dead_letter_action AS action USING (merchant_id, dead_letter_id)
+GROUP BY 1
 """,
 )
 COUNT = Sql("test_count_kept", "SELECT (SELECT count(*) FROM decision), (SELECT count(*) FROM inbox)")
@@ -52,6 +70,29 @@ class TestRoomPurger:
 
         async with postgres.reading() as tx:
             assert (0, 1) == tuple(await tx.fetchrow(COUNT))
+
+    async def test_letters_that_are_done_go_with_their_actions_and_no_others(self, pool):
+        """Thirty days after they were closed; one that waits, was discarded, or was opened again since, stays."""
+        postgres, merchant = await pool(), os.urandom(16)
+        ages = {"done": 31, "late": 29, "again": 31, "open": 31, "discarded": 31}
+        async with postgres.transaction() as tx:
+            await dead_letters.open_letters(tx, [Failed("RELEASE", merchant, name, name, "X") for name in ages])
+        async with postgres.transaction() as tx:
+            letters = {one.subject: one for one in await dead_letters.with_state(tx, "OPEN", 10)}
+            await dead_letters.close(tx, [letters[name] for name in ("done", "late", "again")], "replayed")
+            await dead_letters.open_letters(tx, [Failed("RELEASE", merchant, "again", "again", "X")])
+            await dead_letters.propose_discard(tx, letters["discarded"], os.urandom(16), "by hand")
+            proposed = await dead_letters.lock(tx, letters["discarded"].dead_letter_id)
+            await dead_letters.approve_discard(tx, proposed, os.urandom(16))
+            for name, days in ages.items():
+                await tx.execute(AGE_LETTER, merchant, letters[name].dead_letter_id, days)
+
+        one = RoomPurger("merchant", postgres)
+        assert [1, 0] == [await one.run_once() for _ in range(2)]
+
+        async with postgres.reading() as tx:
+            left = {row["subject"]: row["actions"] for row in await tx.fetch(LETTERS)}
+        assert {"late": 2, "again": 3, "open": 1, "discarded": 3} == left
 
     async def test_a_room_may_delete_more(self, pool):
         """Its hook gets a transaction and a bound."""
