@@ -153,9 +153,11 @@ class Postgres:
                 "jit": "off",
                 # Every statement of a service goes by keys. Before its first ANALYZE a table looks empty, and the
                 # planner reads it whole (seen: 136 ms for a batch of 110 among 6,000 rows, where 2 ms are enough); a
-                # generic plan made then would stay.
+                # generic plan made then would stay. A bitmap gives up the order of its index: with estimates that are
+                # wrong (columns that depend on each other) a page of a list would be sorted out of all there is.
                 "plan_cache_mode": "force_custom_plan",
                 "enable_seqscan": "off",
+                "enable_bitmapscan": "off",
                 "random_page_cost": "1.1",
             },
         )

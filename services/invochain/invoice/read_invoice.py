@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import datetime as dt
-import re
-from dataclasses import dataclass
+from typing import Any
 
 import asyncpg
 
@@ -18,9 +17,12 @@ from invochain.chassis.postgres import Sql
 from invochain.chassis.replica import AS_OF, Rows
 from invochain.errors import invalid
 from invochain.invoice.invoice import InvoiceNotFound, allowed_actions, state_number
+from invochain.invoice.list_filter import Conditions, read_filter
+from invochain.invoice.list_sql import COLUMNS, LIST_NEWEST_FIRST, LIST_OLDEST_FIRST, WALKED_MAX
 from invochain.invoice.room import InvoiceRoom
 
-FILTER_CHARS_MAX = 500
+EARLIEST = dt.datetime.min.replace(tzinfo=dt.UTC)
+LATEST = dt.datetime.max.replace(tzinfo=dt.UTC)
 
 
 async def get_invoice(room: InvoiceRoom, call: Call, request: api.GetInvoiceRequest) -> bytes:
@@ -52,7 +54,10 @@ def present(row: asyncpg.Record, caller: bytes, *, with_lines: bool) -> bytes:
 
 
 async def list_invoices(room: InvoiceRoom, call: Call, request: api.ListInvoicesRequest) -> bytes:
-    """A page of the caller's invoices, by creation time. Refuses: unknown filters and orders, PageTokenMismatch."""
+    """A page of the caller's invoices, by creation time; it may be short, even empty, before the end (list_sql.py).
+
+    Refuses: unknown filters and orders, PageTokenMismatch.
+    """
     size = page_size(request.page_size)
     for name, known in (("side", api.InvoiceSide), ("view", api.InvoiceView)):
         if getattr(request, name) not in known.values():
@@ -63,15 +68,46 @@ async def list_invoices(room: InvoiceRoom, call: Call, request: api.ListInvoices
     caller = call.principal.merchant_id
     scope = ("ListInvoices", caller, request.filter, request.order_by, int(request.side))
     cursor = room.pages.cursor(scope, request.page_token)
-    after_time, after_id = _place(cursor, newest_first)
-    sold = request.side != api.BOUGHT
-    bought = request.side != api.SOLD
     statement = LIST_NEWEST_FIRST if newest_first else LIST_OLDEST_FIRST
-    arguments = (
+    begin = _place(cursor, newest_first)
+    arguments = walk(caller, call.principal.gstin, request.side, conditions, begin, size + 1)
+
+    async def page(rows: Rows) -> tuple[list[asyncpg.Record], str]:
+        found = await rows.fetch(statement, *arguments)
+        return found, await rows.place() if _last(found, size) is not None else ""
+
+    # The next page may come from another server; never from one that knows less than this one did.
+    rows, place = await room.reader.read(call, page, after=str(cursor[2]) if cursor and len(cursor) > 2 else "")
+    full = request.view == api.FULL
+    token = ""
+    if (last := _last(rows, size)) is not None:
+        token = room.pages.token(
+            scope, [clock.micros(last["create_time"]), to_text(last["invoice_id"]), *([place] if place else [])]
+        )
+    shown = [row for row in rows if row["wanted"]][:size]
+    return core.join_page([present(row, caller, with_lines=full) for row in shown], token)
+
+
+def _last(rows: list[asyncpg.Record], size: int) -> asyncpg.Record | None:
+    """Behind which row the next page begins; None: there is none."""
+    if len(rows) > size and rows[size]["wanted"]:
+        return rows[size - 1]
+    return rows[-1] if rows and rows[-1]["place"] == WALKED_MAX else None
+
+
+def walk(
+    caller: bytes, gstin: str, side: int, conditions: Conditions, begin: tuple[dt.datetime, bytes], rows_max: int
+) -> tuple[Any, ...]:
+    """The arguments of a list's statement: which index each side of the caller, who has this GSTIN, is walked by."""
+    sold = bought = ""
+    if side != api.BOUGHT and conditions.seller_gstin in (None, gstin):
+        sold = "number" if conditions.number_key else "party" if conditions.buyer_gstin else "states"
+    if side != api.SOLD and conditions.buyer_gstin in (None, gstin):
+        bought = "number" if conditions.number_key else "party" if conditions.seller_gstin else "states"
+    return (
         caller,
-        after_time,
-        after_id,
-        size + 1,
+        *begin,
+        WALKED_MAX,
         sold,
         bought,
         conditions.states,
@@ -85,22 +121,9 @@ async def list_invoices(room: InvoiceRoom, call: Call, request: api.ListInvoices
         conditions.date_to,
         conditions.total_from,
         conditions.total_to,
+        gstin,
+        rows_max,
     )
-
-    async def page(rows: Rows) -> tuple[list[asyncpg.Record], str]:
-        found = await rows.fetch(statement, *arguments)
-        return found, await rows.place() if len(found) > size else ""
-
-    # The next page may come from another server; never from one that knows less than this one did.
-    rows, place = await room.reader.read(call, page, after=str(cursor[2]) if cursor and len(cursor) > 2 else "")
-    full = request.view == api.FULL
-    token = ""
-    if len(rows) > size:
-        last = rows[size - 1]
-        token = room.pages.token(
-            scope, [clock.micros(last["create_time"]), to_text(last["invoice_id"]), *([place] if place else [])]
-        )
-    return core.join_page([present(row, caller, with_lines=full) for row in rows[:size]], token)
 
 
 def _newest_first(order_by: str) -> bool:
@@ -117,169 +140,17 @@ def _newest_first(order_by: str) -> bool:
 def _place(cursor: list[str | int] | None, newest_first: bool) -> tuple[dt.datetime, bytes]:
     """Where the page begins: after this time and id."""
     if cursor is None:
-        edge = dt.datetime.max if newest_first else dt.datetime.min
-        return edge.replace(year=9999 if newest_first else 1, tzinfo=dt.UTC), (b"\xff" if newest_first else b"\0") * 16
+        return (LATEST, b"\xff" * 16) if newest_first else (EARLIEST, b"\0" * 16)
     micros, invoice_id = int(cursor[0]), str(cursor[1])
     start = dt.datetime(1970, 1, 1, tzinfo=dt.UTC)
     return start + dt.timedelta(microseconds=micros), from_text(invoice_id, "page_token")
 
 
-@dataclass(slots=True)
-class Conditions:
-    """A filter, read. None: any."""
-
-    states: str | None = None
-    number_key: str | None = None
-    buyer_gstin: str | None = None
-    seller_gstin: str | None = None
-    supply_type: str | None = None
-    doc_type: str | None = None
-    financial_year: str | None = None
-    date_from: dt.date | None = None
-    date_to: dt.date | None = None
-    total_from: int | None = None
-    total_to: int | None = None
-
-
-_TERM = re.compile(r"""\s*([a-z_]+)\s*(<=|>=|=|<|>)\s*("([^"]*)"|[^\s"]+)\s*""")
-_TEXTS = {
-    "state": "states",
-    "number": "number_key",
-    "buyer_gstin": "buyer_gstin",
-    "seller_gstin": "seller_gstin",
-    "supply_type": "supply_type",
-    "doc_type": "doc_type",
-    "financial_year": "financial_year",
-}
-_RANGES = {"invoice_date": "date", "total_paise": "total"}
-_ENUMS = {
-    "state": [name for name, number in api.InvoiceState.items() if number],
-    "supply_type": [name for name, number in api.SupplyType.items() if number],
-    "doc_type": [name for name, number in api.DocumentType.items() if number],
-}
-# More than any document comes to (RULES G36), and inside a bigint.
-PAISE_MAX = 10**17
-_PAISE = re.compile(r"-?[0-9]{1,20}", re.ASCII)
-
-
-def read_filter(text: str) -> Conditions:
-    """Reads `field op literal AND ...` (a subset of AIP-160). Refuses what it does not know, by name."""
-    conditions = Conditions()
-    if not text.strip():
-        return conditions
-    if len(text) > FILTER_CHARS_MAX:
-        raise invalid("filter", "TEXT_LENGTH", f"found {len(text)} characters; {FILTER_CHARS_MAX} are allowed")
-    for term in re.split(r"\s+AND\s+", text.strip()):
-        match = _TERM.fullmatch(term)
-        if not match:
-            raise _unknown(term)
-        name, op = match[1], match[2]
-        literal = match[4] if match[4] is not None else match[3]
-        if name in _TEXTS and op == "=":
-            _equal(conditions, name, literal)
-        elif name in _RANGES:
-            _narrow(conditions, _RANGES[name], op, _literal(name, literal))
-        else:
-            raise _unknown(term)
-    return conditions
-
-
-def _equal(conditions: Conditions, name: str, literal: str) -> None:
-    """A text that must be equal. Refuses a value the field never has, and a field named twice: none has two values."""
-    if getattr(conditions, _TEXTS[name]) is not None:
-        raise invalid("filter", "FILTER_INVALID", f"found {name} twice; once is wanted")
-    if name in _ENUMS and literal not in _ENUMS[name]:
-        raise invalid(
-            "filter", "FILTER_INVALID", f"found {name} {literal[:40]!r}; one of {', '.join(_ENUMS[name])} is wanted"
-        )
-    if not literal.isprintable():
-        raise invalid("filter", "FILTER_INVALID", f"found a control character in {name}; printable text is wanted")
-    setattr(conditions, _TEXTS[name], literal.upper() if name == "number" else literal)
-
-
-def _literal(name: str, literal: str) -> dt.date | int:
-    """A day or whole paise, with room for one step to either side."""
-    wanted = "YYYY-MM-DD" if name == "invoice_date" else f"whole paise, {PAISE_MAX} at most,"
-    try:
-        if name == "invoice_date":
-            day = dt.date.fromisoformat(literal)
-            if dt.date.min < day < dt.date.max:
-                return day
-        elif _PAISE.fullmatch(literal) and abs(int(literal)) <= PAISE_MAX:
-            return int(literal)
-    except ValueError:
-        pass
-    raise invalid("filter", "FILTER_INVALID", f"found {name} {literal[:40]!r}; {wanted} is wanted")
-
-
-def _narrow(conditions: Conditions, name: str, op: str, value: dt.date | int) -> None:
-    """Terms on one field hold together: the narrower one counts."""
-    step = dt.timedelta(days=1) if isinstance(value, dt.date) else 1
-    if op in ("=", ">=", ">"):
-        low = value + step if op == ">" else value  # type: ignore[operator]
-        before = getattr(conditions, f"{name}_from")
-        setattr(conditions, f"{name}_from", low if before is None else max(before, low))
-    if op in ("=", "<=", "<"):
-        high = value - step if op == "<" else value  # type: ignore[operator]
-        before = getattr(conditions, f"{name}_to")
-        setattr(conditions, f"{name}_to", high if before is None else min(before, high))
-
-
-def _unknown(term: str):  # type: ignore[no-untyped-def]
-    fields = ", ".join([*_TEXTS, *_RANGES])
-    return invalid("filter", "FILTER_INVALID", f"found {term[:60]!r}; `field op literal` of {fields} is wanted")
-
-
-_COLUMNS = """invoice.merchant_id, invoice.invoice_id, invoice.buyer_merchant_id, invoice.state, invoice.version,
-    invoice.reason, invoice.document, invoice.create_time, invoice.update_time"""
-
 GET = Sql(
     "invoice_get",
     f"""
-SELECT {_COLUMNS} FROM invoice WHERE merchant_id = $1 AND invoice_id = $2
+SELECT {COLUMNS} FROM invoice WHERE merchant_id = $1 AND invoice_id = $2
 UNION ALL
-SELECT {_COLUMNS} FROM invoice WHERE buyer_merchant_id = $1 AND invoice_id = $2 AND merchant_id <> $1
+SELECT {COLUMNS} FROM invoice WHERE buyer_merchant_id = $1 AND invoice_id = $2 AND merchant_id <> $1
 """,
 )
-
-_CONDITIONS = """
-    AND ($7::text IS NULL OR invoice.state = $7)
-    AND ($8::text IS NULL OR invoice.number_key = $8)
-    AND ($9::text IS NULL OR invoice.buyer_gstin = $9)
-    AND ($10::text IS NULL OR invoice.seller_gstin = $10)
-    AND ($11::text IS NULL OR invoice.supply_type = $11)
-    AND ($12::text IS NULL OR invoice.doc_type = $12)
-    AND ($13::text IS NULL OR invoice.financial_year = $13)
-    AND ($14::date IS NULL OR invoice.invoice_date >= $14)
-    AND ($15::date IS NULL OR invoice.invoice_date <= $15)
-    AND ($16::bigint IS NULL OR invoice.total_paise >= $16)
-    AND ($17::bigint IS NULL OR invoice.total_paise <= $17)
-"""
-
-
-def _list(name: str, than: str, order: str) -> Sql:
-    """Each side by its own index, then the two merged."""
-    side = """
-(SELECT {columns} FROM invoice
-WHERE {mine} AND {wanted} AND (invoice.create_time, invoice.invoice_id) {than} ($2, $3) {conditions}
-ORDER BY invoice.create_time {order}, invoice.invoice_id {order} LIMIT $4)
-"""
-    sold = side.format(
-        columns=_COLUMNS, mine="invoice.merchant_id = $1", wanted="$5", than=than, conditions=_CONDITIONS, order=order
-    )
-    bought = side.format(
-        columns=_COLUMNS,
-        mine="invoice.buyer_merchant_id = $1",
-        wanted="$6",
-        than=than,
-        conditions=_CONDITIONS + " AND (invoice.merchant_id <> $1 OR NOT $5)",
-        order=order,
-    )
-    return Sql(
-        name,
-        f"SELECT * FROM ({sold} UNION ALL {bought}) AS page ORDER BY create_time {order}, invoice_id {order} LIMIT $4",
-    )
-
-
-LIST_NEWEST_FIRST = _list("invoice_list_newest_first", "<", "DESC")
-LIST_OLDEST_FIRST = _list("invoice_list_oldest_first", ">", "ASC")

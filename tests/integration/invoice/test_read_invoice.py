@@ -12,6 +12,7 @@ from google.type import date_pb2
 
 from invochain.api.invoice.v1 import invoice_service_pb2 as pb
 from invochain.chassis.telemetry import PG_QUERY_SECONDS
+from invochain.invoice import read_invoice
 from tests.kit.market import Market, Trader
 
 
@@ -211,6 +212,23 @@ class TestPages:
         assert sizes == [50, 1, 500, 500, 500]
         refusal = await refused(market, seller, page_size=-1)
         assert refusal.broken == {("page_size", "PAGE_SIZE_NEGATIVE")}
+
+    @pytest.mark.parametrize("order", ["create_time desc", "create_time asc"])
+    @pytest.mark.parametrize("walked", [2, 5, 13])
+    async def test_of_a_filter_that_few_satisfy_may_be_short_and_miss_none(
+        self, market, shelf, monkeypatch, order, walked
+    ):
+        """A page ends after so many rows looked at, with a token; put together the pages are the whole list."""
+        monkeypatch.setattr(read_invoice, "WALKED_MAX", walked)
+        for text, wanted in (
+            ("total_paise = 35400", {"N/02"}),
+            ("total_paise > 1000000", set()),
+            ("state = REJECTED", {"N/01"}),
+        ):
+            asked = {"filter": text, "order_by": order}
+            assert set(numbers(await every_page(market, shelf.seller, page_size=1, **asked))) == wanted
+        first = await page(market, shelf.seller, filter="total_paise > 1000000", order_by=order)
+        assert (len(first.invoices), bool(first.next_page_token)) == (0, True)
 
 
 class TestAToken:
