@@ -278,17 +278,19 @@ def known_unit(code: str) -> bool: ...
 class Transport:
     """A gRPC server over HTTP/2 (tonic, hyper, rustls) on a thread of its own that never takes the interpreter's lock.
 
-    `methods`: (path, "unary" | "collects" | "stream"); a call names its method by the position. `read`: the text
-    metadata that calls bring along. `limits`: message_bytes_max, response_bytes_max, metadata_bytes_max, streams_max,
-    request_within_s, connection_age_s, connection_grace_s. `tls`: certificates, key and client authorities, all PEM.
+    `methods`: (path, "unary" | "collects" | "stream", may anybody call it, bytes of a message at most); a call names its
+    method by the position. `read`: the text metadata that calls bring along; `shown_by`: those that show who is calling.
+    `limits`: response_bytes_max, metadata_bytes_max, streams_max, request_within_s, connection_age_s,
+    connection_grace_s. `tls`: certificates, key and client authorities, all PEM.
     Raises OSError (cannot listen, TLS files do not read), ValueError (arguments).
     """
 
     def __init__(
         self,
         address: str,
-        methods: list[tuple[str, str]],
+        methods: list[tuple[str, str, bool, int]],
         read: Sequence[str],
+        shown_by: Sequence[str],
         limits: dict[str, float],
         *,
         reuse_port: bool,
@@ -304,11 +306,14 @@ class Transport:
         (0, id, method, metadata, peer, remaining_us or None, body)  a call; of a stream, its beginning
         (1, id, body)  a stream's message        (2, id)  its last has come       (3, id)  it has room again
         (4, id)  a collected call's time is over (5, id)  the caller has gone     (6, 0)   drained
+        (7, id, method, metadata, peer, remaining_us or None, b"")  may it send its request? `admit` or `refuse`
         """
     def answer(self, answers: Sequence[tuple[int, Sequence[tuple[str, str]], bytes]]) -> None:
         """Answers requests: id, initial metadata, message. Callers that have gone are passed over."""
     def refuse(self, id: int, code: int, message: str, details: bytes, trailing: Sequence[tuple[str, str]]) -> None:
         """Ends a call with a status; `details` is a google.rpc.Status."""
+    def admit(self, id: int) -> None:
+        """The request that was announced by (7) is read, and comes as a call of its own."""
     def open_stream(self, id: int, initial: Sequence[tuple[str, str]]) -> None: ...
     def send(self, id: int, message: bytes) -> bool:
         """Sends a stream's message; False: no other before it has room (3) or is gone (5)."""

@@ -17,6 +17,7 @@ const ROOM: u8 = 3;
 const EXPIRED: u8 = 4;
 const GONE: u8 = 5;
 const DRAINED: u8 = 6;
+const ASKED: u8 = 7;
 
 #[pyclass(frozen)]
 struct Transport {
@@ -32,12 +33,14 @@ type Tls = (Vec<u8>, Vec<u8>, Option<Vec<u8>>);
 #[pymethods]
 impl Transport {
     #[new]
-    #[pyo3(signature = (address, methods, read, limits, *, reuse_port, tls=None))]
+    #[pyo3(signature = (address, methods, read, shown_by, limits, *, reuse_port, tls=None))]
+    #[allow(clippy::too_many_arguments)] // named in Python
     fn new(
         py: Python<'_>,
         address: &str,
-        methods: Vec<(String, String)>,
+        methods: Vec<(String, String, bool, usize)>,
         read: Vec<String>,
+        shown_by: Vec<String>,
         limits: &Bound<'_, PyDict>,
         reuse_port: bool,
         tls: Option<Tls>,
@@ -45,14 +48,19 @@ impl Transport {
         let limits = read_limits(limits)?;
         let methods = methods
             .into_iter()
-            .map(|(path, kind)| {
+            .map(|(path, kind, open, message_bytes_max)| {
                 let kind = match kind.as_str() {
                     "unary" => Kind::Unary,
                     "collects" => Kind::Collects,
                     "stream" => Kind::Stream,
                     _ => return Err(PyValueError::new_err(format!("{kind:?} is no kind"))),
                 };
-                Ok(Method { path, kind })
+                Ok(Method {
+                    path,
+                    kind,
+                    open,
+                    message_bytes_max,
+                })
             })
             .collect::<PyResult<_>>()?;
         let pem = tls.map(|(certificates, key, client_authorities)| Pem {
@@ -61,7 +69,10 @@ impl Transport {
             client_authorities,
         });
         let server = py
-            .detach(|| Server::start(address, reuse_port, methods, &read, limits, pem.as_ref()))
+            .detach(|| {
+                let pem = pem.as_ref();
+                Server::start(address, reuse_port, methods, &read, &shown_by, limits, pem)
+            })
             .map_err(|error| PyOSError::new_err(error.to_string()))?;
         let read = read
             .iter()
@@ -85,7 +96,8 @@ impl Transport {
         let list = PyList::empty(py);
         for event in events {
             let told = match event {
-                Event::Call(call) => self.arrived(py, call, now)?,
+                Event::Asked(call) => self.arrived(py, ASKED, call, now)?,
+                Event::Call(call) => self.arrived(py, CALL, call, now)?,
                 Event::Message { id, body } => {
                     (MESSAGE, id, PyBytes::new(py, &body)).into_pyobject(py)?
                 }
@@ -135,6 +147,10 @@ impl Transport {
         Ok(())
     }
 
+    fn admit(&self, id: u64) {
+        self.server.admit(id);
+    }
+
     fn open_stream(&self, id: u64, initial: Text) -> PyResult<()> {
         self.server.open_stream(id, metadata(initial)?);
         Ok(())
@@ -166,6 +182,7 @@ impl Transport {
     fn arrived<'py>(
         &self,
         py: Python<'py>,
+        kind: u8,
         call: Arrived,
         now: Instant,
     ) -> PyResult<Bound<'py, PyTuple>> {
@@ -179,7 +196,7 @@ impl Transport {
         });
         let body = PyBytes::new(py, &call.body);
         (
-            CALL,
+            kind,
             call.id,
             call.method,
             metadata,
@@ -213,7 +230,6 @@ fn read_limits(limits: &Bound<'_, PyDict>) -> PyResult<Limits> {
     };
     let seconds = |name: &str| -> PyResult<Duration> { seconds_of(wanted(name)?.extract()?) };
     Ok(Limits {
-        message_bytes_max: wanted("message_bytes_max")?.extract()?,
         response_bytes_max: wanted("response_bytes_max")?.extract()?,
         metadata_bytes_max: wanted("metadata_bytes_max")?.extract()?,
         streams_max: wanted("streams_max")?.extract()?,

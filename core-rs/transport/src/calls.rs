@@ -44,6 +44,8 @@ pub type Opening = Result<MetadataMap, Status>;
 
 /// The end of a call that waits for the other side's word. To drop it is to end the call.
 pub enum Slot {
+    /// A request that is not read yet: may it come?
+    Asked(oneshot::Sender<Result<(), Status>>),
     Unary(oneshot::Sender<Answer>),
     Stream(StreamSlot),
 }

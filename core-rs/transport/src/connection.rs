@@ -15,7 +15,7 @@ use tokio::sync::{watch, Semaphore};
 use tokio::time::{sleep, timeout};
 
 use crate::inbox::{Event, Inbox};
-use crate::request;
+use crate::request::{self, Peer};
 use crate::server::Served;
 
 /// A peer that has not said its first word, or finished its handshake, by then is a port scan or worse.
@@ -64,7 +64,7 @@ pub async fn accept(
                         served: Arc::clone(&served),
                         inbox: Arc::clone(&inbox),
                         stage: stage.clone(),
-                        peer: peer.ip().to_canonical().to_string().into(),
+                        peer: Arc::new(Peer::new(peer.ip().to_canonical())),
                     };
                     let held = all_closed.clone();
                     tokio::spawn(async move {
@@ -92,7 +92,7 @@ struct Connection {
     served: Arc<Served>,
     inbox: Arc<Inbox>,
     stage: watch::Receiver<Stage>,
-    peer: Arc<str>,
+    peer: Arc<Peer>,
 }
 
 impl Connection {

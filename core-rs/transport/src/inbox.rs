@@ -11,6 +11,8 @@ use crate::calls::{Arrived, Slot};
 
 /// Something that happened on the wire.
 pub enum Event {
+    /// Somebody who is not known has begun a request: may it be read? Its body is empty, `Server::admit` lets it come.
+    Asked(Arrived),
     /// A call has come: a whole request, or the beginning of a stream.
     Call(Arrived),
     /// A stream's next message.
@@ -65,11 +67,20 @@ impl Inbox {
 
     /// Registers a call that wants an answer and says that it has come.
     pub fn arrive(&self, slot: Slot, arrived: impl FnOnce(u64) -> Arrived) -> u64 {
+        let asked = matches!(slot, Slot::Asked(_));
         let mut state = self.state();
         state.last_id += 1;
         let id = state.last_id;
         state.slots.insert(id, slot);
-        self.tell(state, Event::Call(arrived(id)));
+        let arrived = arrived(id);
+        self.tell(
+            state,
+            if asked {
+                Event::Asked(arrived)
+            } else {
+                Event::Call(arrived)
+            },
+        );
         id
     }
 
@@ -94,7 +105,10 @@ impl Inbox {
         let mut state = self.state();
         state.rung = false;
         let State { events, slots, .. } = &mut *state;
-        events.retain(|event| !matches!(event, Event::Call(call) if !slots.contains_key(&call.id)));
+        events.retain(|event| match event {
+            Event::Asked(call) | Event::Call(call) => slots.contains_key(&call.id),
+            _ => true,
+        });
         std::mem::take(events)
     }
 

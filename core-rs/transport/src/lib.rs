@@ -5,6 +5,7 @@
 //! interpreter. Messages are bytes: nothing here knows what they mean.
 //!
 //! Source: gRPC over HTTP/2, <https://github.com/grpc/grpc/blob/master/doc/PROTOCOL-HTTP2.md>.
+mod callers;
 mod calls;
 mod codec;
 mod connection;

@@ -1,4 +1,5 @@
 //! One HTTP/2 request: is it gRPC, for which method, within the limits; then its answer.
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -6,7 +7,7 @@ use bytes::Bytes;
 use http::{header, HeaderMap, HeaderValue, Method as Verb, Request, Response, StatusCode};
 use http_body_util::BodyExt;
 use hyper::body::Incoming;
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{mpsc, oneshot, Semaphore};
 use tonic::body::Body;
 use tonic::codec::{EncodeBody, SingleMessageCompressionOverride, Streaming};
 use tonic::metadata::{AsciiMetadataValue, MetadataMap};
@@ -19,11 +20,30 @@ use crate::server::{Kind, Served};
 
 const GRPC: HeaderValue = HeaderValue::from_static("application/grpc");
 
+/// Requests that anybody may send and that are read at once, of one connection; the others wait in HTTP/2's windows. So a
+/// stranger fills as many times the limit of such a message, and not a connection's thousand streams times.
+const OPEN_READS_MAX: usize = 64;
+
+/// The other end of a connection.
+pub struct Peer {
+    address: Arc<str>,
+    open_reads: Semaphore,
+}
+
+impl Peer {
+    pub fn new(address: IpAddr) -> Self {
+        Self {
+            address: address.to_string().into(),
+            open_reads: Semaphore::new(OPEN_READS_MAX),
+        }
+    }
+}
+
 /// Answers a request; a failure is a gRPC status, and HTTP's own only where the request is not gRPC at all.
 pub async fn serve(
     served: Arc<Served>,
     inbox: Arc<Inbox>,
-    peer: Arc<str>,
+    peer: Arc<Peer>,
     request: Request<Incoming>,
 ) -> Response<Body> {
     if request.method() != Verb::POST {
@@ -42,27 +62,51 @@ pub async fn serve(
         id,
         method,
         metadata: metadata_of(&served, &parts.headers),
-        peer,
+        peer: Arc::clone(&peer.address),
         deadline,
         body,
     };
+    let wants = &served.methods[method];
     // A reset in the middle must not look like the caller's last word, as tonic takes CANCEL.
     let body = body.map_err(|_| Status::aborted("the request broke off"));
-    let messages = Streaming::new_request(Raw, body, None, Some(served.limits.message_bytes_max));
-    match served.methods[method].kind {
+    let messages = Streaming::new_request(Raw, body, None, Some(wants.message_bytes_max));
+    match wants.kind {
         Kind::Stream => stream(&inbox, messages, |id| arrived(id, Bytes::new())).await,
         kind => {
             let until = Instant::now() + served.limits.request_within;
             let until = deadline.map_or(until, |deadline| deadline.min(until));
-            let body = match tokio::time::timeout_at(until.into(), only_message(messages)).await {
+            let reading = async {
+                if wants.open {
+                    let _place = peer.open_reads.acquire().await;
+                    return only_message(messages).await.map_err(as_told);
+                }
+                let caller = served.callers.number(&parts.headers);
+                if !served.callers.knows(caller, Instant::now()) {
+                    ask(&inbox, |id| arrived(id, Bytes::new())).await?;
+                    served.callers.remember(caller, Instant::now());
+                }
+                only_message(messages).await.map_err(as_told)
+            };
+            let body = match tokio::time::timeout_at(until.into(), reading).await {
                 Ok(Ok(body)) => body,
-                Ok(Err(status)) => return refused(as_told(status)),
+                Ok(Err(status)) => return refused(status),
                 Err(_) => return refused(Status::deadline_exceeded("before the request was here")),
             };
             let expires = (kind == Kind::Collects).then_some(until);
             unary(&served, &inbox, expires, |id| arrived(id, body)).await
         }
     }
+}
+
+/// Whether somebody who is not known may send a request; his bytes wait in HTTP/2's windows.
+async fn ask(inbox: &Arc<Inbox>, arrived: impl FnOnce(u64) -> Arrived) -> Result<(), Status> {
+    let (slot, told) = oneshot::channel();
+    let _guard = Guard {
+        id: inbox.arrive(Slot::Asked(slot), arrived),
+        inbox: Arc::clone(inbox),
+        reader: None,
+    };
+    told.await.unwrap_or_else(|_| Err(stopping()))
 }
 
 async fn unary(
@@ -78,7 +122,7 @@ async fn unary(
         reader: None,
     };
     let Ok(answer) = answer_of(answer, expires, &guard).await else {
-        return refused(Status::unavailable("this process is stopping"));
+        return refused(stopping());
     };
     match answer.result {
         Ok(body) if body.len() > served.limits.response_bytes_max => refused(too_large(&body)),
@@ -105,19 +149,20 @@ async fn stream(
         inbox: Arc::clone(inbox),
         reader: None,
     };
-    let reading = read_messages(guard.id, messages, Arc::clone(inbox), Arc::clone(&flow));
-    guard.reader = Some(tokio::spawn(reading));
     match opened.await {
-        Ok(Ok(initial)) => answered(
-            initial,
-            Outgoing {
+        Ok(Ok(initial)) => {
+            // Not before: a stream that is refused is never read.
+            let reading = read_messages(guard.id, messages, Arc::clone(inbox), Arc::clone(&flow));
+            guard.reader = Some(tokio::spawn(reading));
+            let outgoing = Outgoing {
                 messages: outgoing,
                 flow,
                 guard,
-            },
-        ),
+            };
+            answered(initial, outgoing)
+        }
         Ok(Err(status)) => refused(status),
-        Err(_) => refused(Status::unavailable("this process is stopping")),
+        Err(_) => refused(stopping()),
     }
 }
 
@@ -178,6 +223,10 @@ where
     *response.headers_mut() = initial.into_headers();
     response.headers_mut().insert(header::CONTENT_TYPE, GRPC);
     response
+}
+
+fn stopping() -> Status {
+    Status::unavailable("this process is stopping")
 }
 
 fn refused(status: Status) -> Response<Body> {

@@ -15,6 +15,7 @@ use tokio_rustls::TlsAcceptor;
 use tonic::metadata::MetadataMap;
 use tonic::Status;
 
+use crate::callers::Callers;
 use crate::calls::{end_stream, Answer, Slot};
 use crate::connection::{accept, Stage};
 use crate::inbox::{Event, Inbox};
@@ -36,11 +37,14 @@ pub struct Method {
     /// `/package.Service/Method`.
     pub path: String,
     pub kind: Kind,
+    /// Anybody may call it: nobody is asked before a request is read.
+    pub open: bool,
+    /// Bytes of a message from a caller.
+    pub message_bytes_max: usize,
 }
 
 #[derive(Clone)]
 pub struct Limits {
-    pub message_bytes_max: usize,
     pub response_bytes_max: usize,
     pub metadata_bytes_max: usize,
     pub streams_max: u32,
@@ -67,6 +71,7 @@ pub struct Served {
     pub methods: Vec<Method>,
     pub by_path: HashMap<String, usize>,
     pub read: Vec<HeaderName>,
+    pub callers: Callers,
     pub limits: Limits,
     pub tls: Option<TlsAcceptor>,
 }
@@ -81,12 +86,14 @@ pub struct Server {
 }
 
 impl Server {
-    /// Listens on host:port (port 0: a free one) and serves `methods`; of a call's metadata it hands over `read`.
+    /// Listens on host:port (port 0: a free one) and serves `methods`; of a call's metadata it hands over `read`, and
+    /// `shown_by` are those that show who is calling.
     pub fn start(
         address: &str,
         reuse_port: bool,
         methods: Vec<Method>,
         read: &[String],
+        shown_by: &[String],
         limits: Limits,
         tls: Option<&Pem>,
     ) -> Result<Self, CannotStart> {
@@ -98,12 +105,8 @@ impl Server {
                 .map(|(position, method)| (method.path.clone(), position))
                 .collect(),
             methods,
-            read: read
-                .iter()
-                .map(|name| {
-                    HeaderName::try_from(name).map_err(|_| CannotStart::Metadata(name.clone()))
-                })
-                .collect::<Result<_, _>>()?,
+            read: names(read)?,
+            callers: Callers::new(names(shown_by)?),
             limits,
             tls: tls.map(Pem::acceptor).transpose()?,
         });
@@ -150,9 +153,17 @@ impl Server {
         for (slot, (_, answer)) in slots.into_iter().zip(answers) {
             match slot {
                 Some(Slot::Unary(waiting)) => drop(waiting.send(answer)),
+                Some(Slot::Asked(waiting)) => drop(waiting.send(answer.result.map(drop))),
                 Some(Slot::Stream(slot)) => end_stream(slot, answer.result.err()),
                 None => {}
             }
+        }
+    }
+
+    /// Lets a caller send the request that `Event::Asked` announced; `answer` refuses it.
+    pub fn admit(&self, id: u64) {
+        if let Some(Slot::Asked(waiting)) = self.inbox.remove(id) {
+            drop(waiting.send(Ok(())));
         }
     }
 
@@ -160,7 +171,7 @@ impl Server {
     pub fn open_stream(&self, id: u64, initial: MetadataMap) {
         let opening = self.inbox.with(id, |slot| match slot {
             Slot::Stream(slot) => slot.opening.take(),
-            Slot::Unary(_) => None,
+            Slot::Unary(_) | Slot::Asked(_) => None,
         });
         if let Some(opening) = opening.flatten() {
             drop(opening.send(Ok(initial)));
@@ -182,7 +193,7 @@ impl Server {
                 drop(slot.out.send(Ok(message)));
                 room
             }
-            Slot::Unary(_) => true,
+            Slot::Unary(_) | Slot::Asked(_) => true,
         });
         // A stream that has ended is full for ever: `Gone` is on its way.
         room.unwrap_or(false)
@@ -243,6 +254,13 @@ impl Drop for Server {
         self.stage.send_replace(Stage::Cut);
         self.inbox.clear();
     }
+}
+
+fn names(names: &[String]) -> Result<Vec<HeaderName>, CannotStart> {
+    names
+        .iter()
+        .map(|name| HeaderName::try_from(name).map_err(|_| CannotStart::Metadata(name.clone())))
+        .collect()
 }
 
 async fn listen(address: &str, reuse_port: bool) -> io::Result<TcpListener> {

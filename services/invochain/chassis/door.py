@@ -5,8 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Protocol
 
+from invochain.chassis.rpc import Rpc
+
 # Bytes of one message: from a caller; to a caller.
 MESSAGE_BYTES_MAX = 4 * 1024 * 1024
+# The same of a method that anybody may call: a stranger makes us hold no more.
+OPEN_MESSAGE_BYTES_MAX = 64 * 1024
 RESPONSE_BYTES_MAX = 4 * MESSAGE_BYTES_MAX
 # Bytes of all metadata of a call, counted as HTTP/2 does: name, value and 32 each.
 METADATA_BYTES_MAX = 16 * 1024
@@ -15,6 +19,11 @@ STREAMS_MAX = 1_000
 # Connections are aged out, so that load spreads over processes that came later; calls under way then have the grace.
 CONNECTION_AGE_S = 600
 CONNECTION_GRACE_S = 30
+
+
+def message_bytes_max(wants: Rpc) -> int:
+    """Bytes of one message of a caller that a method takes."""
+    return wants.message_bytes_max or (OPEN_MESSAGE_BYTES_MAX if wants.public else MESSAGE_BYTES_MAX)
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,6 +17,7 @@ from invochain.chassis.door import (
     RESPONSE_BYTES_MAX,
     STREAMS_MAX,
     Tls,
+    message_bytes_max,
 )
 from invochain.chassis.handler import Handler, Incoming, Metadata, Outcome
 from invochain.chassis.rpc import Method
@@ -50,7 +51,11 @@ class GrpcioDoor:
         return grpc.unary_unary_rpc_method_handler(self._unary(method))
 
     def _unary(self, method: Method) -> Callable[[bytes, Any], Awaitable[bytes]]:
+        limit = message_bytes_max(method.wants)
+
         async def handle(raw: bytes, context: Any) -> bytes:
+            if len(raw) > limit:
+                await context.abort(grpc.StatusCode.RESOURCE_EXHAUSTED, f"a message of {len(raw)} bytes is too large")
             outcome = await self._handler.unary(method, _incoming(context, raw))
             if outcome.status is not None:
                 await _abort(context, outcome)

@@ -47,6 +47,10 @@ READ = (
 )
 
 
+# Those of them that show who is calling.
+SHOWN_BY = ("authorization", "x-invochain-service-token")
+
+
 class Authenticator(Protocol):
     """Verifies tokens (chassis/tokens.py)."""
 
@@ -126,6 +130,19 @@ class Handler:
         finally:
             trace.current.reset(here)
             method.seconds.observe(clock.monotonic() - call.arrived)
+
+    async def look(self, method: Method, came: Incoming) -> Outcome | None:
+        """Looks at a call before its request is read; None: it may come. Raises CancelledError only."""
+        call = _call(method, came)
+        here = trace.current.set(call.trace)
+        try:
+            async with asyncio.timeout(call.remaining()):
+                await self._admit(method, call, came.metadata)
+            return None
+        except BaseException as error:  # noqa: BLE001 - as above
+            return self._ended(method, call, error)
+        finally:
+            trace.current.reset(here)
 
     def collect(self, method: Method, came: Incoming, told: Callable[[Outcome], None]) -> Call | None:
         """A collecting method without a task of its own: `told` gets the outcome, later.

@@ -57,6 +57,8 @@ class Rpc:
     stream: bool = False
     # Streams: seconds that it waits for the caller's next message.
     idle_s: float = STREAM_IDLE_S
+    # Bytes of a message from a caller; None: as the door has it (chassis/door.py).
+    message_bytes_max: int | None = None
     # Asked every second by machines: neither logged nor counted.
     quiet: bool = False
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Coroutine, Mapping, Sequence
 from functools import partial
 
 from google.rpc import code_pb2
@@ -18,19 +18,18 @@ from invochain.chassis.call import Call
 from invochain.chassis.door import (
     CONNECTION_AGE_S,
     CONNECTION_GRACE_S,
-    MESSAGE_BYTES_MAX,
     METADATA_BYTES_MAX,
     RESPONSE_BYTES_MAX,
     STREAMS_MAX,
     Tls,
+    message_bytes_max,
 )
-from invochain.chassis.handler import READ, Handler, Incoming, Metadata, Outcome
+from invochain.chassis.handler import READ, SHOWN_BY, Handler, Incoming, Metadata, Outcome
 from invochain.chassis.rpc import HANDLER_BUDGET_S, Method
 from invochain.chassis.telemetry import log
 from invochain.errors import DeadlineTooShort
 
 _LIMITS = {
-    "message_bytes_max": MESSAGE_BYTES_MAX,
     "response_bytes_max": RESPONSE_BYTES_MAX,
     "metadata_bytes_max": METADATA_BYTES_MAX,
     "streams_max": STREAMS_MAX,
@@ -63,6 +62,7 @@ class TonicDoor:
             self._expired,
             self._gone,
             self._is_drained,
+            self._asked,
         )
 
     async def start(self, address: str) -> int:
@@ -70,8 +70,11 @@ class TonicDoor:
         self._loop = asyncio.get_running_loop()
         self._drained: asyncio.Future[None] = self._loop.create_future()
         tls = (self._tls.certificates, self._tls.key, self._tls.client_authorities) if self._tls else None
-        methods = [(method.path, _kind(method)) for method in self._methods]
-        self._wire = core.Transport(address, methods, READ, _LIMITS, reuse_port=self._reuse_port, tls=tls)
+        methods = [
+            (method.path, _kind(method), method.wants.public, message_bytes_max(method.wants))
+            for method in self._methods
+        ]
+        self._wire = core.Transport(address, methods, READ, SHOWN_BY, _LIMITS, reuse_port=self._reuse_port, tls=tls)
         self._loop.add_reader(self._wire.fileno(), self._wake)
         return self._wire.port
 
@@ -98,7 +101,7 @@ class TonicDoor:
         self, id_: int, position: int, metadata: Mapping[str, str], peer: str, remaining_us: int | None, raw: bytes
     ) -> None:
         method = self._methods[position]
-        came = Incoming(metadata, peer, None if remaining_us is None else remaining_us / 1e6, raw)
+        came = _incoming(metadata, peer, remaining_us, raw)
         if method.wants.stream:
             self._lines[id_] = _Line(self._wire, id_)
             work = self._stream(id_, method, came, self._lines[id_])
@@ -109,6 +112,15 @@ class TonicDoor:
                     self._calls[id_] = call
                     return
             work = self._unary(id_, method, came)
+        self._begin(id_, work)
+
+    def _asked(
+        self, id_: int, position: int, metadata: Mapping[str, str], peer: str, remaining_us: int | None, raw: bytes
+    ) -> None:
+        came = _incoming(metadata, peer, remaining_us, raw)
+        self._begin(id_, self._let_in(id_, self._methods[position], came))
+
+    def _begin(self, id_: int, work: Coroutine[None, None, None]) -> None:
         task = self._tasks[id_] = self._loop.create_task(work)
         task.add_done_callback(partial(self._finished, id_))
 
@@ -138,6 +150,13 @@ class TonicDoor:
             self._drained.set_result(None)
 
     # ------------------------------------------------------------ what goes out
+
+    async def _let_in(self, id_: int, method: Method, came: Incoming) -> None:
+        outcome = await self._handler.look(method, came)
+        if outcome is None:
+            self._wire.admit(id_)
+        else:
+            self._refuse(id_, outcome)
 
     async def _unary(self, id_: int, method: Method, came: Incoming) -> None:
         self._answer(id_, await self._handler.unary(method, came))
@@ -220,6 +239,10 @@ class _Line:
 def _wake(waiting: asyncio.Future[None] | None) -> None:
     if waiting is not None and not waiting.done():
         waiting.set_result(None)
+
+
+def _incoming(metadata: Mapping[str, str], peer: str, remaining_us: int | None, raw: bytes) -> Incoming:
+    return Incoming(metadata, peer, None if remaining_us is None else remaining_us / 1e6, raw)
 
 
 def _kind(method: Method) -> str:

@@ -66,7 +66,7 @@ class Probe:
         self.seen = Seen()
         self.gate = asyncio.Event()
 
-    @rpc(public=True)
+    @rpc(public=True, message_bytes_max=4 * KIB * KIB)
     async def Echo(self, call: Call) -> bytes:
         self.seen.calls.append(call)
         call.out["x-consistency-token"] = "0/16B3748"
@@ -126,7 +126,7 @@ class Probe:
             elif not call.raw.startswith(b"never"):
                 call.reply(call.raw, replayed=call.raw.startswith(b"again"))
 
-    @rpc(public=True, stream=True, idle_s=60)
+    @rpc(public=True, stream=True, idle_s=60, message_bytes_max=4 * KIB * KIB)
     async def Talk(self, call: Call, requests: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
         """Answers each message with itself; says how the stream ended."""
         call.out["x-first"] = "yes"

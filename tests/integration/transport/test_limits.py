@@ -9,7 +9,8 @@ from contextlib import suppress
 import grpc
 import pytest
 
-from tests.integration.transport.probe import KIB, SERVICE, Wire, until
+from invochain.chassis.server import Server
+from tests.integration.transport.probe import GOOD, KIB, SERVICE, Doorkeeper, Probe, Wire, until
 
 MIB = KIB * KIB
 PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
@@ -24,6 +25,19 @@ SETTINGS = frame(4, 0, 0)
 PASSED_OVER = ("data before headers", "an even stream")
 
 
+def headers_of(method: str) -> bytes:
+    """The headers of a call as an HPACK block, without a token."""
+    return b"\x83\x86" + b"".join(
+        b"\x00" + bytes([len(name)]) + name + bytes([len(value)]) + value
+        for name, value in (
+            (b":path", f"/{SERVICE}/{method}".encode()),
+            (b":authority", b"a"),
+            (b"content-type", b"application/grpc"),
+            (b"te", b"trailers"),
+        )
+    )
+
+
 class TestMessages:
     async def test_a_request_of_the_limit_and_one_byte_more(self, wire: Wire):
         """4 MiB are taken."""
@@ -31,6 +45,39 @@ class TestMessages:
         error = await wire.refused("Echo", bytes(4 * MIB + 1), timeout=60)
         assert grpc.StatusCode.RESOURCE_EXHAUSTED == error.code()
         assert 1 == len(wire.seen.calls)
+
+    async def test_what_anybody_may_send_is_small(self, wire: Wire):
+        """64 KiB where no token is wanted: strangers cannot make us hold megabytes."""
+        wire.probe.gate.set()
+        assert 64 * KIB == len(await wire.method("Wait")(bytes(64 * KIB), timeout=60))
+        error = await wire.refused("Wait", bytes(64 * KIB + 1), timeout=60)
+        assert grpc.StatusCode.RESOURCE_EXHAUSTED == error.code()
+
+    async def test_a_caller_who_is_let_in_may_send_the_limit_at_once(self, wire: Wire):
+        """4 MiB with a token that was never seen before: the request waits for the look at it, and then comes."""
+        metadata = [GOOD, ("idempotency-key", "k" * 16)]
+        assert 4 * MIB == len(await wire.method("Collect")(bytes(4 * MIB), metadata=metadata, timeout=60))
+
+    async def test_a_stranger_is_refused_before_his_request_is_read(self, transport: str):
+        """Only the headers have come, and the answer is there; grpcio reads all of a request first. A stream is refused
+        before it is read on both."""
+        server, probe = Server("probe", Doorkeeper(), transport=transport), Probe()
+        server.add(probe)
+        port = await server.start("127.0.0.1:0")
+        for method in ("Private", *(("Keyed", "Collect", "ForIssuers", "ForServices") if transport == "tonic" else ())):
+            reader, writer = await asyncio.open_connection("127.0.0.1", port)
+            writer.write(PREFACE + SETTINGS + frame(1, 4, 1, headers_of(method)))
+            # Trailers (END_STREAM) to stream 1, and not one byte of a message was sent.
+            async with asyncio.timeout(30):
+                while True:
+                    head = await reader.readexactly(9)
+                    body = await reader.readexactly(int.from_bytes(head[:3]))
+                    if (1, 1) == (head[3], int.from_bytes(head[5:])):
+                        break
+            assert head[4] & 1, f"{method}: {body!r}"
+            writer.close()
+        assert [] == probe.seen.calls == probe.seen.collected
+        await server.drain(0.5)
 
     async def test_an_answer_of_the_limit_and_one_byte_more(self, wire: Wire):
         """16 MiB are sent."""
@@ -120,19 +167,10 @@ class TestHostileBytes:
 
     async def test_a_message_that_breaks_off_is_no_message(self, wire: Wire):
         """Five bytes say that a hundred follow; the connection ends after ten. No method sees it."""
-        headers = b"\x83\x86" + b"".join(
-            b"\x00" + bytes([len(name)]) + name + bytes([len(value)]) + value
-            for name, value in (
-                (b":path", f"/{SERVICE}/Echo".encode()),
-                (b":authority", b"a"),
-                (b"content-type", b"application/grpc"),
-                (b"te", b"trailers"),
-            )
-        )
         for end in (True, False):
             _, writer = await asyncio.open_connection("127.0.0.1", wire.port)
             data = frame(0, int(end), 1, b"\x00" + struct.pack(">I", 100) + b"0123456789")
-            writer.write(PREFACE + SETTINGS + frame(1, 4, 1, headers) + data)
+            writer.write(PREFACE + SETTINGS + frame(1, 4, 1, headers_of("Echo")) + data)
             await writer.drain()
             writer.close()
         assert b"still here" == await wire.method("Echo")(b"still here", timeout=20)
