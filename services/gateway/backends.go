@@ -11,7 +11,7 @@ import (
 	"google.golang.org/grpc/backoff"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/connectivity"
-	"google.golang.org/grpc/credentials/insecure"
+	"google.golang.org/grpc/credentials"
 	"google.golang.org/grpc/health/grpc_health_v1"
 	"google.golang.org/grpc/keepalive"
 	"google.golang.org/grpc/metadata"
@@ -52,7 +52,7 @@ type slot struct {
 }
 
 // dial makes the connections; they connect in the background, and again by themselves.
-func dial(name, address string, count int) (*backend, error) {
+func dial(name, address string, secure credentials.TransportCredentials, count int) (*backend, error) {
 	policy, err := readRetries()
 	if err != nil {
 		return nil, err
@@ -60,7 +60,7 @@ func dial(name, address string, count int) (*backend, error) {
 	b := &backend{name: name}
 	b.connect = func() (*grpc.ClientConn, error) {
 		connection, err := grpc.NewClient(address,
-			grpc.WithTransportCredentials(insecure.NewCredentials()),
+			grpc.WithTransportCredentials(secure),
 			grpc.WithNoProxy(),
 			grpc.WithUserAgent("invochain-gateway"),
 			grpc.WithKeepaliveParams(keepalive.ClientParameters{Time: pingInterval, Timeout: pingTimeout}),

@@ -18,6 +18,8 @@ type Settings struct {
 	MetricsAddress string
 	// Where the services are, host:port.
 	Merchant, Inventory, Invoice string
+	// How the services are called, and REST is served.
+	TLS TLS
 	// Connections to each service. More than one lets several worker processes behind one port share the load.
 	Connections int
 	// Peers whose X-Forwarded-For names the caller; nobody by default.
@@ -55,6 +57,19 @@ func ReadSettings(lookup func(string) string) (Settings, error) {
 		Deadline:       r.duration("INVOCHAIN_GATEWAY_DEADLINE", "5s", 100*time.Millisecond, time.Minute),
 		Drain:          r.duration("INVOCHAIN_GATEWAY_DRAIN", "15s", 0, 10*time.Minute),
 		DrainDelay:     r.duration("INVOCHAIN_GATEWAY_DRAIN_DELAY", "0s", 0, 10*time.Minute),
+	}
+	s.TLS = TLS{
+		CA:       r.text("INVOCHAIN_TLS_CA_FILE", ""),
+		Cert:     r.text("INVOCHAIN_TLS_CERT_FILE", ""),
+		Key:      r.text("INVOCHAIN_TLS_KEY_FILE", ""),
+		RestCert: r.text("INVOCHAIN_GATEWAY_CERT_FILE", ""),
+		RestKey:  r.text("INVOCHAIN_GATEWAY_KEY_FILE", ""),
+	}
+	if (s.TLS.Cert == "") != (s.TLS.Key == "") {
+		r.wrong("INVOCHAIN_TLS_KEY_FILE", s.TLS.Key, "set with INVOCHAIN_TLS_CERT_FILE, both or none")
+	}
+	if (s.TLS.RestCert == "") != (s.TLS.RestKey == "") {
+		r.wrong("INVOCHAIN_GATEWAY_KEY_FILE", s.TLS.RestKey, "set with INVOCHAIN_GATEWAY_CERT_FILE, both or none")
 	}
 	if s.DrainDelay > s.Drain {
 		r.wrong("INVOCHAIN_GATEWAY_DRAIN_DELAY", s.DrainDelay.String(), "at most INVOCHAIN_GATEWAY_DRAIN, "+s.Drain.String())

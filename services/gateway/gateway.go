@@ -73,6 +73,10 @@ func newGateway(settings Settings, log *slog.Logger) (*gateway, error) {
 		runtime.WithDisableHTTPMethodOverride(),
 		runtime.WithWriteContentLength(),
 	)
+	secure, err := settings.TLS.forServices()
+	if err != nil {
+		return nil, err
+	}
 	for _, room := range []struct {
 		name, address string
 		register      func(context.Context, *runtime.ServeMux, grpc.ClientConnInterface) error
@@ -87,7 +91,7 @@ func newGateway(settings Settings, log *slog.Logger) (*gateway, error) {
 			return invoicev1.RegisterInvoiceServiceHandlerClient(ctx, mux, invoicev1.NewInvoiceServiceClient(c))
 		}},
 	} {
-		b, err := dial(room.name, room.address, settings.Connections)
+		b, err := dial(room.name, room.address, secure, settings.Connections)
 		if err != nil {
 			g.close()
 			return nil, err

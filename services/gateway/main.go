@@ -52,12 +52,23 @@ func run(ctx context.Context, settings Settings, log *slog.Logger, listening fun
 	defer g.close()
 	// Answers take a deadline at most, after a body that took readTimeout at most.
 	rest := newServer(g, readTimeout+settings.Deadline+5*time.Second)
+	secure, err := settings.TLS.forClients()
+	if err != nil {
+		return err
+	}
 	door, err := net.Listen("tcp", settings.Address)
 	if err != nil {
 		return err
 	}
 	failed := make(chan error, 2)
-	go func() { failed <- rest.Serve(door) }()
+	rest.TLSConfig = secure
+	go func() {
+		if secure != nil {
+			failed <- rest.ServeTLS(door, "", "")
+			return
+		}
+		failed <- rest.Serve(door)
+	}()
 	defer rest.Close()
 
 	metricsAddress := door.Addr()

@@ -29,6 +29,7 @@ from invochain.api.inventory.v1.inventory_service_pb2_grpc import InventoryServi
 from invochain.api.invoice.v1.invoice_service_pb2_grpc import InvoiceServiceStub
 from invochain.api.merchant.v1.merchant_service_pb2_grpc import MerchantServiceStub
 from invochain.chassis import secrets
+from invochain.chassis.dial import credentials
 from invochain.chassis.settings import Settings
 from invochain.chassis.settings import settings as process_settings
 from invochain.supervisor import unit
@@ -239,12 +240,18 @@ async def open_processes(
     settings = Settings(**{name: value for name, value in fields.items() if name in Settings.model_fields})
     market = Market(settings, databases, None, None, None, stack)  # type: ignore[arg-type]
     for name in SERVICES:
-        channel = grpc.aio.insecure_channel(f"{LOOPBACK}:{ports[name]}", options=RECONNECT)
+        channel = _channel(f"{LOOPBACK}:{ports[name]}", settings)
         market.channels[name] = await stack.enter_async_context(channel)
     market.merchants = MerchantServiceStub(market.channels["merchant"])
     market.inventory = InventoryServiceStub(market.channels["inventory"])
     market.invoices = InvoiceServiceStub(market.channels["invoice"])
     return processes, market
+
+
+def _channel(address: str, settings: Settings) -> grpc.aio.Channel:
+    if secure := credentials(settings.tls_ca_file, settings.tls_cert_file, settings.tls_key_file):
+        return grpc.aio.secure_channel(address, secure, options=RECONNECT)
+    return grpc.aio.insecure_channel(address, options=RECONNECT)
 
 
 async def _superuser(server: PostgresServer, sql: str) -> None:

@@ -7,6 +7,7 @@ from typing import Any
 import grpc
 from google.rpc import status_pb2
 
+from invochain.chassis.dial import open_channel
 from invochain.chassis.tokens import ServiceIdentity
 from invochain.chassis.trace import Trace
 from invochain.errors import Code, DependencyDown, Refusal, Told
@@ -26,7 +27,7 @@ class Channel:
     """A channel to one service, speaking as `identity`."""
 
     def __init__(self, address: str, identity: ServiceIdentity, what: str) -> None:
-        self.channel = grpc.aio.insecure_channel(address, options=_OPTIONS)
+        self.channel = open_channel(address, _OPTIONS)
         self._identity, self.what = identity, what
 
     def metadata(self, trace: Trace | None) -> tuple[tuple[str, str], ...]:

@@ -24,6 +24,7 @@ from joserfc.jwk import ECKey
 from invochain.api.merchant.v1.merchant_service_pb2 import GetJsonWebKeySetRequest
 from invochain.api.merchant.v1.merchant_service_pb2_grpc import MerchantServiceStub
 from invochain.chassis import clock
+from invochain.chassis.dial import open_channel
 from invochain.chassis.telemetry import log
 from invochain.errors import DependencyDown, Refusal
 
@@ -128,8 +129,8 @@ class MerchantKeys:
     """Fetches the keys from the merchant service: `KeySet(MerchantKeys(address))`."""
 
     def __init__(self, address: str) -> None:
-        self._channel = grpc.aio.insecure_channel(
-            address, options=[("grpc.max_reconnect_backoff_ms", 1_000), ("grpc.initial_reconnect_backoff_ms", 100)]
+        self._channel = open_channel(
+            address, [("grpc.max_reconnect_backoff_ms", 1_000), ("grpc.initial_reconnect_backoff_ms", 100)]
         )
         self._stub = MerchantServiceStub(self._channel)
 

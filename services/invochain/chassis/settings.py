@@ -47,6 +47,9 @@ class Settings(BaseSettings):
     tls_cert_file: Path | None = None
     tls_key_file: Path | None = None
     tls_client_ca_file: Path | None = None
+    # How our own processes call the services: over TLS, each with a certificate of this authority for the host or
+    # address that it is called by; this process shows tls_cert_file, if it has one. None: plain text.
+    tls_ca_file: Path | None = None
     # Share the port with other processes of this service (SO_REUSEPORT); `serve --workers N` sets it for its own.
     reuse_port: bool = False
     # How many processes serve this room; `serve --workers N` says it to its own, so that their pools are added up.
@@ -103,6 +106,10 @@ class Settings(BaseSettings):
             raise ValueError(
                 "TLS wants INVOCHAIN_TLS_CERT_FILE and INVOCHAIN_TLS_KEY_FILE, both or none; "
                 "INVOCHAIN_TLS_CLIENT_CA_FILE only with them"
+            )
+        if self.tls_cert_file and not self.tls_ca_file:
+            raise ValueError(
+                "INVOCHAIN_TLS_CERT_FILE without INVOCHAIN_TLS_CA_FILE: our own processes could not call the services"
             )
         return self
 

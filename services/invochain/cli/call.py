@@ -30,6 +30,7 @@ def call(
     import grpc
     from google.protobuf import json_format
 
+    from invochain.chassis.dial import blocking_channel
     from invochain.supervisor.errors import CannotStart
     from invochain.supervisor.state import running_stack
 
@@ -48,7 +49,7 @@ def call(
     metadata = [("idempotency-key", key or str(uuid.uuid4()))]
     if bearer := token or os.environ.get("INVOCHAIN_TOKEN", ""):
         metadata.append(("authorization", f"Bearer {bearer}"))
-    with grpc.insecure_channel(target) as channel:
+    with blocking_channel(target) as channel:
         try:
             answer, pending = getattr(stub(channel), name).with_call(body, timeout=timeout, metadata=metadata)
         except grpc.RpcError as error:

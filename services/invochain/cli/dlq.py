@@ -129,16 +129,15 @@ def _service(room: str, token: str, address: str) -> Iterator[tuple[Any, list[tu
     """A service's operator door, and the metadata of a call. A refusal is one line and exit code 1."""
     import uuid
 
-    import grpc
-
     from invochain.api.operator.v1.operator_service_pb2_grpc import OperatorServiceStub
+    from invochain.chassis.dial import blocking_channel
     from invochain.cli.call import authorization, refused_in_one_line
     from invochain.supervisor.state import running_stack
 
     _known(room, ROOMS, "ROOM")
     with (
         refused_in_one_line("dlq"),
-        grpc.insecure_channel(address or running_stack().addresses[room]) as channel,
+        blocking_channel(address or running_stack().addresses[room]) as channel,
     ):
         yield OperatorServiceStub(channel), [authorization(token), ("idempotency-key", str(uuid.uuid4()))]
 

@@ -21,10 +21,9 @@ def sagas(
     address: Annotated[str, typer.Option(help="host:port; that of the running stack if it is not given.")] = "",
 ) -> None:
     """List what is not settled, each with its age; the newest state of a moving system, not a snapshot."""
-    import grpc
-
     from invochain.api.invoice.v1 import invoice_service_pb2 as api
     from invochain.api.invoice.v1.invoice_service_pb2_grpc import InvoiceServiceStub
+    from invochain.chassis.dial import blocking_channel
     from invochain.cli.call import authorization, refused_in_one_line
     from invochain.supervisor.state import running_stack
 
@@ -35,7 +34,7 @@ def sagas(
     count, skipped = 0, set()
     with (
         refused_in_one_line("sagas"),
-        grpc.insecure_channel(address or running_stack().addresses["invoice"]) as channel,
+        blocking_channel(address or running_stack().addresses["invoice"]) as channel,
     ):
         stub = InvoiceServiceStub(channel)
         while count < at_most:

@@ -10,12 +10,17 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 ANSWER_WITHIN_S = 1.0
 
 
-async def grpc_serving(address: str) -> bool:
-    """Whether the server at host:port says SERVING for itself as a whole."""
+async def grpc_serving(address: str, secure: grpc.ChannelCredentials | None = None) -> bool:
+    """Whether the server at host:port says SERVING for itself as a whole; `secure`: it is asked over TLS."""
     if not await _listens(address):
         return False
     # A new channel each time: an old one would wait out its back-off after the first refused connection.
-    async with grpc.aio.insecure_channel(address, options=[("grpc.enable_http_proxy", 0)]) as channel:
+    options = [("grpc.enable_http_proxy", 0)]
+    async with (
+        grpc.aio.secure_channel(address, secure, options=options)
+        if secure
+        else grpc.aio.insecure_channel(address, options=options)
+    ) as channel:
         try:
             answer = await health_pb2_grpc.HealthStub(channel).Check(
                 health_pb2.HealthCheckRequest(), timeout=ANSWER_WITHIN_S

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from invochain.chassis.dial import credentials
 from invochain.supervisor.health import grpc_serving, http_ok
 from invochain.supervisor.process import Process, Program
 
@@ -55,7 +56,8 @@ class RoomUnit:
         )
 
     async def is_ready(self, process: Process) -> bool:
-        return await grpc_serving(self.address)
+        named = (self.environment.get(f"INVOCHAIN_TLS_{name}_FILE") for name in ("CA", "CERT", "KEY"))
+        return await grpc_serving(self.address, credentials(*(Path(name) if name else None for name in named)))
 
 
 @dataclass
@@ -83,7 +85,8 @@ class GatewayUnit:
         )
 
     async def is_ready(self, process: Process) -> bool:
-        return await http_ok(self.address, "/readyz")
+        # Not at its address: REST may be over TLS.
+        return await http_ok(self.metrics_address, "/readyz")
 
 
 def migration(environment: Mapping[str, str], folder: Path) -> Program:

@@ -9,7 +9,7 @@ from collections.abc import Collection
 import invochain.workers
 from invochain.chassis import faults
 from invochain.chassis.process import spare_the_collector, stop_signal
-from invochain.chassis.server import Server
+from invochain.chassis.server import Server, tls_of
 from invochain.chassis.settings import Settings
 from invochain.chassis.telemetry import configure_logging, log, serve_metrics
 from invochain.workers import Worker, runner
@@ -45,7 +45,7 @@ async def serve(settings: Settings, address: str, only: Collection[str] = ()) ->
     events = log("workers")
     stop = stop_signal()
     rooms = Rooms(settings)
-    server = Server("workers", None, reflection_on=False)
+    server = Server("workers", None, reflection_on=False, tls=tls_of(settings))
     try:
         workers = await make(settings, rooms, only)
         spare_the_collector()

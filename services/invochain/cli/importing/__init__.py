@@ -149,6 +149,7 @@ def _signing_in(merchant_address: str, token: str, email: str, password: str) ->
 
     from invochain.api.merchant.v1 import merchant_service_pb2 as api
     from invochain.api.merchant.v1.merchant_service_pb2_grpc import MerchantServiceStub
+    from invochain.chassis.dial import open_channel
     from invochain.cli.importing.sending import Stopped
 
     held = token
@@ -158,7 +159,7 @@ def _signing_in(merchant_address: str, token: str, email: str, password: str) ->
         if refused and not email:
             raise Stopped("the access token is refused; give a fresh one, or --email and INVOCHAIN_PASSWORD")
         if refused or not held:
-            async with grpc.aio.insecure_channel(merchant_address) as channel:
+            async with open_channel(merchant_address) as channel:
                 request = api.SignInRequest(email=email, password=password)
                 try:
                     held = (await MerchantServiceStub(channel).SignIn(request, timeout=10)).access_token

@@ -14,6 +14,7 @@ from google.rpc import status_pb2
 
 from invochain.api.invoice.v1 import invoice_service_pb2 as api
 from invochain.api.invoice.v1.invoice_service_pb2_grpc import InvoiceServiceStub
+from invochain.chassis.dial import open_channel
 from invochain.cli.call import told
 from invochain.cli.importing.progress import FileChanged, Outcome
 from invochain.cli.importing.rows import CannotRead, Row
@@ -57,7 +58,7 @@ class Sender:
         """Returns when every row has its outcome. Raises Stopped, and what reading the rows raises."""
         loop = asyncio.get_running_loop()
         failures, since, signed_in_anew = 0, loop.time(), False
-        async with grpc.aio.insecure_channel(self.address, options=[("grpc.enable_http_proxy", 0)]) as channel:
+        async with open_channel(self.address, [("grpc.enable_http_proxy", 0)]) as channel:
             while not (self._ended and not self._open):
                 before = len(self._open), self._open[0].line if self._open else 0
                 try:
