@@ -126,7 +126,8 @@ soak: build ## 100 invoices a second for an hour: latencies and memory of every 
 chaos: build ## one file per failure, and the long forms of the proofs; wants a quiet machine
 	@$(call need,tests/chaos)
 	@pytest -m 'long or not long' tests/chaos $(ARGS)
-	@pytest -m long tests/model tests/simulation tests/stateful
+	@pytest -m long tests/model tests/simulation tests/stateful tests/integration
+	@cat tests/chaos/results/summary.txt
 fuzz: build ## fuzz the Rust core (FUZZ_S seconds a target; nightly Rust, cargo-fuzz), then 10 million documents against the oracle
 	@cargo +nightly fuzz --version >/dev/null 2>&1 || { echo 'a nightly Rust or cargo-fuzz is missing; install them:' \
 	   'rustup toolchain install nightly && cargo install cargo-fuzz'; exit 1; }

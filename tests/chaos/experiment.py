@@ -25,6 +25,7 @@ import redis.asyncio as redis
 from invochain.check.check_all import check_all
 from tests.chaos import books
 from tests.chaos.doors import Door, GrpcDoor, RestDoor
+from tests.chaos.figures import Measured, Run
 from tests.chaos.load import SKUS, UNITS, Ask, ClientLog, Load
 from tests.chaos.traffic import CLIENTS, THINK_S, Traffic
 from tests.kit.market import Market, fresh_key
@@ -46,11 +47,12 @@ class Field:
 
     processes: Processes
     market: Market
-    report: list[str]
+    report: list[str | Run]
     folder: Path
     rest: RestDoor | None = None
     # By room, where a server may be killed.
     servers: Mapping[str, PostgresServer] = field(default_factory=dict)
+    valkey: ValkeyServer | None = None
     # The short form, or the one of `make chaos`.
     full: bool = False
 
@@ -58,7 +60,7 @@ class Field:
         """Whatever an earlier experiment left: every link works, every server and process runs."""
         for link in self.links.values():
             link.heal()
-        for server in set(self.servers.values()):
+        for server in {*self.servers.values(), *([self.valkey] if self.valkey else [])}:
             if not server.runs:
                 await server.start()
         for name in (*SERVICES, "workers", "gateway"):
@@ -85,7 +87,7 @@ async def open_field(
     postgres: PostgresServer | Mapping[str, PostgresServer],
     valkey: ValkeyServer,
     folder: Path,
-    report: list[str],
+    report: list[str | Run],
     *,
     gateway: bool = False,
     links: Collection[str] = (),
@@ -102,7 +104,7 @@ async def open_field(
             port = through.port if through else processes.ports["gateway"]
             rest = await stack.enter_async_context(RestDoor(f"127.0.0.1:{port}"))
         servers = postgres if isinstance(postgres, Mapping) else {}
-        yield Field(processes, market, report, folder, rest, servers)
+        yield Field(processes, market, report, folder, rest, servers, valkey)
 
 
 @dataclass
@@ -115,7 +117,9 @@ class Experiment:
     clients: int = CLIENTS
     think_s: tuple[float, float] = THINK_S
     faults: dict[str, int] = field(default_factory=dict)
-    times: list[str] = field(default_factory=list)
+    times: list[Measured] = field(default_factory=list)
+    # What was measured and has no bound, for the report.
+    notes: list[str] = field(default_factory=list)
 
     async def __aenter__(self) -> Self:
         self.market, self.processes, self.links = self.field.market, self.field.processes, self.field.links
@@ -163,7 +167,7 @@ class Experiment:
 
     def measured(self, what: str, took: float, bound: float) -> None:
         """Holds a time against its bound, and reports it."""
-        self.times.append(f"{what} {took:.1f} s of {bound:g} s")
+        self.times.append(Measured(what, took, bound))
         assert took <= bound, f"{what} took {took:.1f} s; the bound is {bound:g} s"
 
     async def first_success(self, since: float, bound: float) -> None:
@@ -208,12 +212,19 @@ class Experiment:
         asked, replayed, unknown = self.log.sent, self.traffic.replayed, dict(self.traffic.unknown)
         await self.traffic.ask_again()
         wrong = await self._wrong()
-        counted = ", ".join(f"{name} {len(wrong.get(name, []))}" for name in ("duplicates", "lost", "orphans"))
-        faults = ", ".join(f"{what} {times}" for what, times in self.faults.items())
-        told = ", ".join(f"{text} {times}" for text, times in sorted(unknown.items())) or "none"
         self.field.report.append(
-            f"{self.name}: {faults}; sent {asked}, acknowledged {len(self.log.acknowledged)} and "
-            f"{len(self.traffic.moved)} moves, replays {replayed}, unknown ({told}); {counted}; "
-            f"{'; '.join(self.times) or 'no bound'}"
+            Run(
+                experiment=self.name,
+                full=self.field.full,
+                faults=self.faults,
+                sent=asked,
+                acknowledged=len(self.log.acknowledged),
+                moves=len(self.traffic.moved),
+                replays=replayed,
+                unknown=unknown,
+                measured=self.times,
+                notes=self.notes,
+                **{name: len(wrong.get(name, [])) for name in ("duplicates", "lost", "orphans")},
+            )
         )
         assert wrong == {}, f"client log: {self.log.path}"

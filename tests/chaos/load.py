@@ -10,7 +10,7 @@ import asyncio
 import json
 import random
 import time
-from collections import defaultdict, deque
+from collections import Counter, defaultdict, deque
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -55,6 +55,9 @@ class ClientLog:
     # (key, body) -> final answers: an invoice id, or a reason.
     final: dict[tuple[str, bytes], list[str]] = field(default_factory=lambda: defaultdict(list))
     unknown: int = 0
+    # The same by what was told, and final answers that were told again.
+    unknown_by: Counter[str] = field(default_factory=Counter)
+    replayed: int = 0
     started: float = field(default_factory=time.monotonic)
 
     def note(self, key: str, body: bytes, answer: str, *, final: bool) -> None:
@@ -62,6 +65,7 @@ class ClientLog:
             self.final[key, body].append(answer)
         else:
             self.unknown += 1
+            self.unknown_by[answer] += 1
         with self.path.open("a") as out:
             at = round(time.monotonic() - self.started, 3)
             out.write(json.dumps({"at": at, "key": key, "final": final, "answer": answer}) + "\n")
@@ -165,10 +169,12 @@ class Load:
             except grpc.aio.AioRpcError as error:
                 refused = Refused.of(error)
                 if refused.code not in REPEAT:
+                    self.log.replayed += refused.replayed
                     self.log.note(key, body, refused.reason, final=True)
                     return refused.reason
                 self.log.note(key, body, f"{refused.code} {refused.reason}", final=False)
             else:
+                self.log.replayed += self._market.last_metadata.get("x-idempotent-replayed") == "true"
                 created = method is self._market.invoices.CreateInvoice
                 answer = f"issued {invoice.invoice_id}" if created else f"moved {pb.InvoiceState.Name(invoice.state)}"
                 self.log.note(key, body, answer, final=True)

@@ -50,6 +50,6 @@ async def test_without_a_broker_invoices_go_on_and_afterwards_every_event_has_it
 
         await run.market.until(drained, DRAINED_S + PATIENCE_S)
         run.measured("backlog drained", time.monotonic() - healed, DRAINED_S)
-        run.times.append(f"p95 {normal:.0f} ms before, {without:.0f} ms without a broker")
+        run.notes.append(f"p95 {normal:.0f} ms before, {without:.0f} ms without a broker")
         await run.verdict()
         assert await books.events_wrong(run.market, run.seller) == []

@@ -20,6 +20,7 @@ from invochain.check.check_all import Found, check_rule, chosen
 from invochain.check.rules import RECORD
 from invochain.check.snapshot import Databases
 from invochain.supervisor.rooms import command as invochain
+from tests.chaos.figures import Figures
 from tests.kit.market import Market
 
 SEED = 20260722
@@ -134,7 +135,7 @@ async def command(market: Market) -> tuple[int | None, str]:
 
 @pytest.mark.timeout(900)
 @pytest.mark.parametrize("edits", [pytest.param(100, id="100"), pytest.param(1_000, id="1000", marks=pytest.mark.long)])
-async def test_every_edit_of_a_row_is_found_and_named(ledger: Ledger, report: list[str], edits: int):
+async def test_every_edit_of_a_row_is_found_and_named(ledger: Ledger, report: list, figures: Figures, edits: int):
     chance, databases = random.Random(SEED), Databases(ledger.market.settings)
     ledger.market.stack.push_async_callback(databases.close)
     unharmed = [one for one in await verify(databases) if one.violations]
@@ -145,7 +146,9 @@ async def test_every_edit_of_a_row_is_found_and_named(ledger: Ledger, report: li
         if not named(await verify(databases), words):
             missed.append(what)
         await ledger.undo()
-    report.append(f"corruption: {edits} edits, {edits - len(missed)} found and named")
+    told = f"{edits} edits, {edits - len(missed)} found and named"
+    report.append(f"corruption: {told}")
+    figures.headlines["corruption"] = told
     assert not missed
 
     what, words = await ledger.edit(chance)

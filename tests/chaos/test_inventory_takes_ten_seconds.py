@@ -125,7 +125,7 @@ async def test_an_inventory_that_takes_ten_seconds_is_left_alone_and_found_again
         fast = door.refused_at_once(opened, time.monotonic())
         assert fast, "void: nobody was told that the breaker is open"
         run.measured("fail-fast p99", fast[int(len(fast) * 0.99)], FAIL_FAST_S[field.full])
-        run.times.append(f"p50 {1_000 * fast[len(fast) // 2]:.1f} ms, p99 {1_000 * fast[int(len(fast) * 0.99)]:.1f} ms")
+        run.notes.append(f"p50 {1_000 * fast[len(fast) // 2]:.1f} ms, p99 {1_000 * fast[int(len(fast) * 0.99)]:.1f} ms")
         run.happened("delayed messages", link.did["delayed"] - delayed)
         run.happened("breaker opened", len([to for _, to in breaker.turned() if to is State.OPEN]))
 

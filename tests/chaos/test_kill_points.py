@@ -27,6 +27,7 @@ import redis.asyncio as redis
 
 from invochain.api.invoice.v1 import invoice_service_pb2 as pb
 from tests.chaos import books
+from tests.chaos.figures import Measured, Run
 from tests.chaos.load import CANCELLED, SKUS, UNITS, Ask, ClientLog, Load, plan
 from tests.kit.market import Market
 from tests.kit.processes import Processes, open_processes
@@ -101,7 +102,7 @@ class Field:
     processes: Processes
     market: Market
     size: Size
-    report: list[str]
+    report: list
     folder: Path
 
     async def repaired(self, made_until: str, since: float, within_s: float) -> float:
@@ -113,7 +114,7 @@ class Field:
         return time.monotonic() - since
 
 
-async def open_field(stack: AsyncExitStack, postgres, valkey, folder: Path, size: Size, report: list[str]) -> Field:
+async def open_field(stack: AsyncExitStack, postgres, valkey, folder: Path, size: Size, report: list) -> Field:
     abort_ms = int(size.abort_s * 1_000)
     # The breaker's pause is of the same length, and lowered with it.
     lowered = {"INVOCHAIN_ABORT_AFTER_MS": abort_ms, "INVOCHAIN_BREAKER_OPEN_MS": abort_ms}
@@ -129,7 +130,7 @@ async def field(
     templates: PostgresServer,
     market_valkey: ValkeyServer,
     tmp_path_factory: pytest.TempPathFactory,
-    report: list[str],
+    report: list,
 ) -> AsyncIterator[Field]:
     async with AsyncExitStack() as stack:
         folder = tmp_path_factory.mktemp("kill")
@@ -142,7 +143,8 @@ class Scene:
     def __init__(self, field: Field, name: str) -> None:
         self.field, self.market, self.processes, self.size = field, field.market, field.processes, field.size
         self.name, self.seed = name, f"{SEED} {name}"
-        self.repairs: list[str] = []
+        self.repairs: list[Measured] = []
+        self.faults: dict[str, int] = {}
 
     async def open(self, *, all_patient: bool = False) -> None:
         """Traders, stock, a number that is taken, and the plan."""
@@ -171,8 +173,12 @@ class Scene:
             await asyncio.sleep(0.05)
         return time.monotonic() - since
 
+    def happened(self, what: str) -> None:
+        """Notes a fault that was injected."""
+        self.faults[what] = self.faults.get(what, 0) + 1
+
     def measured(self, what: str, took: float, bound: float) -> None:
-        self.repairs.append(f"{what} {took:.1f} s of {bound:g} s")
+        self.repairs.append(Measured(what, took, bound))
 
     async def patient_go_on(self, asking: asyncio.Task[None]) -> None:
         """Opens the gate and waits for the last final answer."""
@@ -228,10 +234,20 @@ class Scene:
         await client.aclose()
         await self.load.ask_again(self.asks, self.size.clients)
         wrong = await books.discrepancies(self.market, self.seller, self.buyer, self.log)
-        counted = ", ".join(f"{name} {len(wrong.get(name, []))}" for name in ("duplicates", "lost", "orphans"))
+        moves = {key for (key, _), answers in self.log.final.items() if answers[0].startswith("moved ")}
         self.field.report.append(
-            f"{self.name:<44} {'; '.join(self.repairs):<34} sent {self.log.sent}, acknowledged "
-            f"{len(self.log.acknowledged)}, unknown answers {self.log.unknown}, {counted}"
+            Run(
+                experiment=self.name,
+                full=self.size is LONG,
+                faults=self.faults,
+                sent=self.log.sent,
+                acknowledged=len(self.log.acknowledged),
+                moves=len(moves),
+                replays=self.log.replayed,
+                unknown=dict(self.log.unknown_by),
+                measured=self.repairs,
+                **{name: len(wrong.get(name, [])) for name in ("duplicates", "lost", "orphans")},
+            )
         )
         assert wrong == {}, f"client log: {self.log.path}"
 
@@ -250,6 +266,7 @@ async def killed_at(field: Field, name: str) -> None:
 
     asking = scene.asking()
     died = await field.processes.death(row.process, FAULT_WITHIN_S)
+    scene.happened(f"{row.process} killed at {row.fault.partition(':')[0]}")
     until = await books.now(field.market)
     left = await left_behind(scene, row)
     markers = await markers_in(field.market) if row.fault.startswith("create.marked") else set()
@@ -318,6 +335,7 @@ async def test_a_confirm_that_finds_no_inventory_is_made_up_for_by_the_resolver(
     await field.processes.kill9("inventory")
     left = await books.pending_by_row(field.market, scene.seller)
     assert left["SUCCEEDED"], "void: the confirm was not lost"
+    scene.happened("inventory killed before confirm")
     # Until its tries are used up and the resolver's turn has come.
     await field.processes.said("invoice", "left_to_the_resolver", FAULT_WITHIN_S)
     await field.processes.start("inventory")
@@ -340,6 +358,7 @@ async def test_a_reserve_that_arrives_after_the_abort_is_given_back(field):
     await field.processes.stopped("inventory", FAULT_WITHIN_S)
     cancelled = await scene.load.cancel_what_is_open()
     assert cancelled, "void: nothing was under way"
+    scene.happened("inventory stopped at reserve.arrived")
     field.processes.go_on("inventory")
     went_on = time.monotonic()
     scene.load.gate.set()
@@ -363,6 +382,7 @@ async def test_a_process_that_was_stopped_and_comes_back_decides_nothing(field):
     await field.processes.stopped("invoice", FAULT_WITHIN_S)
     stopped, until = time.monotonic(), await books.now(field.market)
     assert await books.pending(field.market, until), "void: it held nothing"
+    scene.happened("invoice stopped at decide.begin")
     bound = field.size.undecided_s
     scene.measured("settled", await field.repaired(until, stopped, bound), bound)
     field.processes.go_on("invoice")
@@ -390,6 +410,8 @@ async def test_a_resolver_killed_between_tombstone_and_release_is_followed_by_an
     until = await books.now(field.market)
     await field.processes.death("workers", FAULT_WITHIN_S + field.size.undecided_s)
     assert await books.pending(field.market, until), "void: it had released already"
+    scene.happened("invoice killed at decide.before_commit")
+    scene.happened("workers killed at release.send")
     await asyncio.gather(field.processes.start("workers"), field.processes.start("invoice"))
     bound = LEADER_S + 2
     scene.measured("settled", await field.repaired(until, time.monotonic(), bound), bound)
@@ -420,6 +442,7 @@ async def workers_killed(field: Field, name: str, fault: str, bound: float) -> N
 
     moving = await scene.move()
     await field.processes.death("workers", FAULT_WITHIN_S)
+    scene.happened(f"workers killed at {fault.partition(':')[0]}")
     await moving
     await field.processes.start("workers")
     scene.measured("consumed", await scene.balanced(bound), bound)

@@ -240,9 +240,9 @@ class Scene:
     async def verdict(self) -> None:
         await self.readers.end()
         assert self.readers.wrong == [], f"{len(self.readers.wrong)}, the first: {self.readers.wrong[:5]}"
-        await self.run.verdict()
         told = ", ".join(f"{token}/{who} {count}" for (token, who), count in sorted(self.readers.seen.items()))
-        self.field.report.append(f"{self.run.name}: reads by token/who answered: {told}; older than promised 0")
+        self.run.notes.append(f"reads by token/who answered: {told}; older than promised 0")
+        await self.run.verdict()
 
 
 def _gauge(port: int, name: str) -> float | None:
@@ -262,7 +262,7 @@ async def scene(
     replicated: tuple[PostgresServer, ReplicaServer],
     market_valkey: ValkeyServer,
     tmp_path_factory: pytest.TempPathFactory,
-    report: list[str],
+    report: list,
 ) -> AsyncIterator[Scene]:
     primary, replica = replicated
     folder = tmp_path_factory.mktemp("replica")

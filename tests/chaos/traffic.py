@@ -69,6 +69,8 @@ class Traffic:
         self.done_at: list[float] = []
         self.took: list[float] = []
         self.moved: dict[str, set[str]] = defaultdict(set)
+        # Every try that has ended, whatever it was told: when, and how long it took.
+        self.tries: list[tuple[float, float]] = []
 
     def start(self) -> None:
         wishes = self._wishes()
@@ -97,6 +99,15 @@ class Traffic:
         begun, there = time.monotonic(), len(self.done_at)
         await self._until(lambda: len(self.done_at) >= there + count, within_s, f"{count} more asks done")
         return time.monotonic() - begun
+
+    async def tried(self, count: int, within_s: float) -> None:
+        """Waits until so many more tries have ended, whatever they were told."""
+        there = len(self.tries)
+        await self._until(lambda: len(self.tries) >= there + count, within_s, f"{count} more tries ended")
+
+    def slowest_s(self, since: float) -> float:
+        """The longest try that ended since then; for the report."""
+        return max((took for at, took in self.tries if at >= since), default=0.0)
 
     def p95_ms(self, since: float) -> float:
         """The 95th percentile of the tries that were done since then; for the report, no test asserts it."""
@@ -183,6 +194,7 @@ class Traffic:
             tries += 1
             began = time.monotonic()
             answer = await ask()
+            self.tries.append((time.monotonic(), time.monotonic() - began))
             self.log.note(key, body, answer.text, final=answer.final)
             if answer.final:
                 self.replayed += answer.replayed
