@@ -41,6 +41,10 @@ ROUNDS_MAX = 5
 SERVICE_CALLS_MAX = 64
 PASS_BYTES_MAX = 384 * 1024
 
+# A call with holds that wait for a busy row is answered after so long, for the others' sake: half of what makes a call
+# overdue (PROTOCOL 13), so that a locked row is not taken for a service that hangs.
+LANE_PATIENCE_S = 0.4
+
 
 @dataclass(slots=True, eq=False)
 class Asked(Call):
@@ -129,6 +133,8 @@ class Reserving:
         batch.measure()
         for index, key in batch.busy.items():
             self._go_on(batch, index, key)
+        if batch.busy:
+            asyncio.get_running_loop().call_later(LANE_PATIENCE_S, batch.leave_busy)
         return batch.answer()
 
     def _go_on(self, batch: Batch, index: int, key: tuple[bytes, str]) -> None:
@@ -241,11 +247,22 @@ class Batch:
             RESERVATION_FAILURES.labels(reason=reason).inc(count)
 
     def late(self, index: int, result: pb.ReserveStockResult, *, replayed: bool) -> None:
-        """Takes the result of a hold that waited in a lane."""
+        """Takes the result of a hold that waited in a lane; one that came too late is there for the next ask."""
+        if index not in self.busy:
+            return
         self._results[index] = result
         del self.busy[index]
         if replayed:
             self.replayed.add(index)
+        self.judge_unlike()
+        self.answer()
+
+    def leave_busy(self) -> None:
+        """Answers the calls that wait for lanes: what is not decided is under way, and is to be asked for again."""
+        for index in list(self.busy):
+            self.outcomes[index] = ConcurrentRequest()
+            RESERVATION_FAILURES.labels(reason=ConcurrentRequest.reason).inc()
+            del self.busy[index]
         self.judge_unlike()
         self.answer()
 

@@ -14,6 +14,7 @@ from invochain import core
 from invochain.api.inventory.v1 import inventory_service_pb2 as pb
 from invochain.durable import decisions
 from invochain.errors import facts_of, reason_of
+from invochain.inventory import reserve_stock
 from invochain.inventory.reservation import SkuNotFound
 from tests.integration.inventory.conftest import OTHER, SELLER, Shop, fresh_key, wanted
 from tests.integration.inventory.told import refused
@@ -195,8 +196,9 @@ class TestConcurrentReserves:
         (deadlocks,) = await shop.sql("SELECT deadlocks FROM pg_stat_database WHERE datname = current_database()")
         assert deadlocks["deadlocks"] == 0
 
-    async def test_a_busy_sku_delays_only_those_who_want_it(self, shop: Shop) -> None:
+    async def test_a_busy_sku_delays_only_those_who_want_it(self, shop: Shop, monkeypatch) -> None:
         """While another transaction holds a SKU, its askers wait in its lane and the others of the call are decided."""
+        monkeypatch.setattr(reserve_stock, "LANE_PATIENCE_S", 30.0)
         await shop.add("BUSY", 5_000)
         await shop.add("FREE", 5_000)
         both = wanted({"BUSY": 1_000, "FREE": 1_000})
@@ -216,8 +218,30 @@ class TestConcurrentReserves:
         assert [result.state for result in await waiting] == [pb.PENDING, pb.PENDING]
         assert await shop.stock("BUSY") == (5_000, 1_000)
 
-    async def test_a_row_that_stays_busy_makes_its_items_unavailable_and_no_others(self, shop: Shop) -> None:
+    async def test_a_call_does_not_wait_for_a_busy_row_until_it_is_overdue(self, shop: Shop) -> None:
+        """Its other items are answered after 0.4 s, before a breaker counts the call, and what it counts of the busy
+        one is nothing: ABORTED, to be asked for again. By then the lane may have granted it, once."""
+        await shop.add("BUSY", 5_000)
+        await shop.add("FREE", 5_000)
+        busy, free = wanted({"BUSY": 1_000}), wanted({"FREE": 1_000})
+        async with shop.connection() as holder, holder.transaction():
+            await holder.execute("SELECT 1 FROM stock WHERE sku = 'BUSY' FOR NO KEY UPDATE")
+            told = await shop.reserve(busy, free, busy)
+            # The lane would have waited for longer than that: the row is still locked.
+            assert await holder.fetchval("SELECT 1")
+
+        assert [one.error.code for one in told] == [10, 0, 10]
+        assert {reason_of(one.error) for one in (told[0], told[2])} == {"CONCURRENT_REQUEST"}
+        assert told[1].state == pb.PENDING
+        (again,) = await shop.reserve(busy)
+        assert again.state == pb.PENDING
+        assert await shop.stock("BUSY") == (5_000, 1_000)
+
+    async def test_a_row_that_stays_busy_makes_its_items_unavailable_and_no_others(
+        self, shop: Shop, monkeypatch
+    ) -> None:
         """After lock_timeout the outcome of the items that wait is DEPENDENCY_DOWN; nothing is re-run or written."""
+        monkeypatch.setattr(reserve_stock, "LANE_PATIENCE_S", 30.0)
         await shop.add("BUSY", 5_000)
         await shop.add("FREE", 5_000)
         async with shop.connection() as holder, holder.transaction():
