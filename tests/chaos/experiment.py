@@ -168,7 +168,13 @@ class Experiment:
     def measured(self, what: str, took: float, bound: float) -> None:
         """Holds a time against its bound, and reports it."""
         self.times.append(Measured(what, took, bound))
-        assert took <= bound, f"{what} took {took:.1f} s; the bound is {bound:g} s"
+        known = "; ".join(map(str, [*self.times, *self.notes]))
+        assert took <= bound, f"{what} took {took:.3f} s; the bound is {bound:g} s ({known})"
+
+    async def breaker_pause_s(self) -> float:
+        """What a breaker that is open adds to any bound: until its pause is over nobody is let through."""
+        open_ = await self.processes.metric("invoice", 'circuit_breaker_state{target="inventory"')
+        return self.field.breaker_s if open_ else 0.0
 
     async def first_success(self, since: float, bound: float) -> None:
         """Waits until an ask is done after `since` (healing), within the bound."""
