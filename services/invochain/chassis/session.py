@@ -1,5 +1,7 @@
 """A connection kept for its session: for what PostgreSQL ties to a session, advisory locks and LISTEN.
 
+Its COMMITs do not wait for the disk: what a crash may not take back is written through a pool.
+
 Who holds an advisory lock leads something. The lock goes when the session goes: at once when the process dies, within
 `LEASE_S` when it freezes or its machine vanishes, because the server ends a session that does not show a heartbeat.
 A leader that has lost its lock without noticing may overlap with the next one: nothing here may be the only guard of
@@ -113,6 +115,9 @@ class Session:
                 "idle_session_timeout": str(int(LEASE_S * 1_000)),
                 "timezone": "UTC",
                 "jit": "off",
+                # Written here is only what is written again if a crash loses it: a position that moved, an event that
+                # was published. So nobody waits for the disk.
+                "synchronous_commit": "off",
             },
         )
         await _prepare_connection(connection)

@@ -17,8 +17,15 @@ class Worker(Protocol):
     # The room whose database keeps the leader lock: one process at a time runs the loop. Empty: the worker divides its
     # work among processes itself (by partition), so every process runs it.
     room: str
-    # Pause after a round that found nothing; a round that did something is followed by the next at once.
-    interval_s: float
+
+    @property
+    def interval_s(self) -> float:
+        """Pause after a round that found nothing; one that did something is followed by the next at once.
+
+        A worker whose small rounds cost nearly as much as large ones has `full_round: int` too: only a round of so many
+        items is followed at once.
+        """
+        ...
 
     async def run_once(self) -> int:
         """One round; returns how many items it did."""

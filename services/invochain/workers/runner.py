@@ -50,6 +50,7 @@ async def _loop(worker: Worker, stop: asyncio.Event, leader: LeaderSession) -> N
     backoff: Backoff[None] = Backoff()
     ok, failed = (WORKER_RUNS.labels(worker=worker.name, outcome=outcome) for outcome in ("ok", "failed"))
     error = ""
+    full_round = getattr(worker, "full_round", 1)
     while not stop.is_set():
         try:
             async with asyncio.timeout(ROUND_S_MAX):
@@ -70,7 +71,7 @@ async def _loop(worker: Worker, stop: asyncio.Event, leader: LeaderSession) -> N
             if error:
                 events.info("worker_recovered", worker=worker.name, after=error)
                 error = ""
-        await _pause(stop, STANDBY_S if not leads else 0 if done else worker.interval_s)
+        await _pause(stop, STANDBY_S if not leads else 0 if done >= full_round else worker.interval_s)
 
 
 async def _pause(stop: asyncio.Event, seconds: float) -> None:

@@ -183,6 +183,17 @@ class TestRelay:
         (letter,) = await source.sql("SELECT reason, attempts >= 10 AS enough FROM dead_letter")
         assert ("OSError", True) == tuple(letter)
 
+    async def test_a_silent_room_is_looked_at_more_seldom(self, source):
+        """Until something comes: then as often as any."""
+        one = relay(source)
+        assert 0 == await one.run_once()
+        assert relay_module.SILENT_POLL_S == one.interval_s
+
+        await source.tell(new_id())
+        await one.run_once()
+
+        assert relay_module.POLL_S == one.interval_s
+
     async def test_a_dead_broker_delays_events_and_loses_none(self, source):
         """Killed and restarted: publication goes on by itself within the longest pause, in order."""
         async with PostgresServer() as server:

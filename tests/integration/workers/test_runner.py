@@ -23,6 +23,7 @@ class Counting:
         self.may_end = asyncio.Event()
         self.may_end.set()
         self.ended = 0
+        self.does = 0
 
     async def run_once(self) -> int:
         self.rounds += 1
@@ -31,7 +32,7 @@ class Counting:
         self.busy.set()
         await self.may_end.wait()
         self.ended += 1
-        return 0
+        return self.does
 
 
 @pytest.fixture
@@ -56,6 +57,21 @@ async def start(database):
 
 def count(outcome: str, worker: str) -> float:
     return REGISTRY.get_sample_value("worker_runs_total", {"worker": worker, "outcome": outcome}) or 0
+
+
+class TestPauses:
+    async def test_a_full_round_is_followed_at_once_and_a_small_one_is_not(self, start):
+        """What a small round costs is shared by what comes during the pause."""
+        small, full, plain = (Counting(name, room="") for name in ("small", "full", "plain"))
+        small.does, full.does, plain.does = 9, 10, 1
+        small.interval_s = full.interval_s = plain.interval_s = 60
+        small.full_round = full.full_round = 10
+        start(small, full, plain)
+
+        await until(lambda: _at_least(full, 50))
+        await until(lambda: _at_least(plain, 50))
+
+        assert 1 == small.rounds
 
 
 class TestLeader:
