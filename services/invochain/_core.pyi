@@ -1,6 +1,6 @@
 """The Rust core as Python sees it. Ids and hashes are `bytes` of 16 and 32."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 FINGERPRINT_VERSION: int
@@ -274,6 +274,16 @@ def normal_sku(text: str) -> str | None: ...
 
 # Whether a unit quantity code is in the table in force (RULES G32).
 def known_unit(code: str) -> bool: ...
+
+# ---- arrays of PostgreSQL
+class ArrayCodec:
+    """Parameters and results of one array type in PostgreSQL's binary form. `element`: bool, int2, int4, int8, text,
+    bytea or uuid (16 bytes). One dimension; None is NULL. Raises ValueError, TypeError, OverflowError for other elements.
+    """
+
+    def __init__(self, element: str) -> None: ...
+    def encode(self, values: Iterable[Any]) -> bytes: ...
+    def decode(self, raw: bytes) -> list[Any]: ...
 
 class Transport:
     """A gRPC server over HTTP/2 (tonic, hyper, rustls) on a thread of its own that never takes the interpreter's lock.

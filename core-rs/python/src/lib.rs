@@ -1,6 +1,7 @@
 //! The binding: a list of what Python may call. Each converter lives in the file named like its core file.
 use pyo3::prelude::*;
 
+mod arrays;
 mod directory;
 mod drafts;
 mod elsewhere;
@@ -15,6 +16,7 @@ mod transport;
 #[pymodule]
 fn _core(m: &Bound<'_, PyModule>) -> PyResult<()> {
     m.add("__version__", env!("CARGO_PKG_VERSION"))?;
+    arrays::register(m)?;
     directory::register(m)?;
     drafts::register(m)?;
     elsewhere::register(m)?;

@@ -68,7 +68,7 @@ class Collector:
         self._stalled: set[asyncio.Task[None]] = set()
         # Those in their last step, with the number of their calls.
         self._ending: dict[asyncio.Task[None], int] = {}
-        self._stopped = False
+        self._stopped = self._starting = False
         self._expired = EXPIRED.labels(where=name)
         self._items = BATCH_ITEMS.labels(batch=name)
         self._depth = BATCH_WAITING.labels(batch=name)
@@ -86,10 +86,14 @@ class Collector:
         if len(self._waiting) + len(calls) > self._waiting_max:
             raise BulkheadFull(self._name)
         self._waiting.extend(calls)
-        self._depth.set(len(self._waiting))
-        self._start()
+        if not self._starting:
+            # At the end of this turn: what came with one wake-up of the transport waits together.
+            self._starting = True
+            asyncio.get_running_loop().call_soon(self._start)
 
     def _start(self) -> None:
+        self._starting = False
+        self._depth.set(len(self._waiting))
         while self._waiting and self._slot_is_free():
             batch: list[Call] = []
             size = 0
@@ -159,6 +163,7 @@ class Collector:
     async def drain(self, within_s: float = TASK_LIFE_S) -> None:
         """Takes no more calls and waits until those it has are answered."""
         self._stopped = True
+        self._start()
         deadline = asyncio.get_running_loop().time() + within_s
         while (self._running or self._waiting) and (left := deadline - asyncio.get_running_loop().time()) > 0:
             await asyncio.wait(self._running, timeout=left)

@@ -11,6 +11,7 @@ import logging
 import os
 import sys
 from collections.abc import MutableMapping
+from dataclasses import dataclass
 from typing import Any
 
 import structlog
@@ -88,8 +89,26 @@ def _add_trace(_logger: Any, _name: str, event: MutableMapping[str, Any]) -> Mut
     return event
 
 
+@dataclass
+class Shown:
+    """What of the log is written, and as whose."""
+
+    process: str = ""
+    # Whether lines of level info are.
+    info: bool = True
+
+
+shown = Shown()
+
+
+def write(lines: str) -> None:
+    """Writes whole lines, already JSON, where the others go."""
+    structlog.get_config()["logger_factory"]().msg(lines)
+
+
 def configure_logging(process: str, level: str = "INFO") -> None:
     """One JSON line per event on standard output; the standard library's loggers go the same way."""
+    shown.process, shown.info = process, getattr(logging, level) <= logging.INFO
     shared: list[Any] = [
         structlog.contextvars.merge_contextvars,
         structlog.processors.add_log_level,

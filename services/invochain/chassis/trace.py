@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import os
 import re
 from contextvars import ContextVar
-from dataclasses import dataclass
+from typing import NamedTuple
+
+from invochain.chassis.ids import random_bytes
 
 _TRACEPARENT = re.compile(r"^00-([0-9a-f]{32})-([0-9a-f]{16})-([0-9a-f]{2})$")
 
 
-@dataclass(frozen=True, slots=True)
-class Trace:
+class Trace(NamedTuple):
     """One hop of a trace."""
 
     trace_id: str
@@ -20,15 +20,16 @@ class Trace:
 
     @classmethod
     def start(cls) -> Trace:
-        return cls(os.urandom(16).hex(), os.urandom(8).hex())
+        fresh = random_bytes(24).hex()
+        return cls(fresh[:32], fresh[32:])
 
     @classmethod
     def follow(cls, traceparent: str) -> Trace:
         """The next hop of the caller's trace, or a new trace if theirs does not read as one."""
-        match = _TRACEPARENT.match(traceparent)
+        match = _TRACEPARENT.match(traceparent) if traceparent else None
         if not match or match[1] == "0" * 32 or match[2] == "0" * 16:
             return cls.start()
-        return cls(match[1], os.urandom(8).hex(), match[3])
+        return cls(match[1], random_bytes(8).hex(), match[3])
 
     @property
     def traceparent(self) -> str:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Collection
-from functools import partial
+from functools import cache, partial
+
+from prometheus_client import Counter
 
 from invochain import core
 from invochain.api.invoice.v1 import invoice_service_pb2 as api
@@ -14,6 +16,7 @@ from invochain.chassis.call import Call
 from invochain.chassis.rpc import key_refusal, rpc
 from invochain.chassis.settings import Settings
 from invochain.chassis.telemetry import INVOICE_ACTION, INVOICE_CREATED, INVOICE_CREATION_SECONDS
+from invochain.chassis.turn import turn
 from invochain.errors import FieldViolation, MalformedRequest, Refusal, ValidationFailed, invalid
 from invochain.invoice.ask_gst import ask_gst
 from invochain.invoice.create_invoice import create_all_or_nothing, create_invoices
@@ -192,7 +195,13 @@ class InvoiceServicer:
 def _count(call: Call, answer: asyncio.Future[bytes]) -> None:
     """Counts a creation by its outcome."""
     if (error := answer.exception()) is None:
-        INVOICE_CREATED.labels(outcome="replayed" if call.replayed else "issued").inc()
-        INVOICE_CREATION_SECONDS.observe(clock.monotonic() - call.arrived)
+        turn.count(_created("replayed" if call.replayed else "issued"))
+        turn.observe(INVOICE_CREATION_SECONDS, clock.monotonic() - call.arrived)
     elif isinstance(error, Refusal):
-        INVOICE_CREATED.labels(outcome=error.reason).inc()
+        turn.count(_created(error.reason))
+
+
+@cache
+def _created(outcome: str) -> Counter:
+    """The counter of an outcome; reasons are a few dozen."""
+    return INVOICE_CREATED.labels(outcome=outcome)

@@ -45,7 +45,7 @@ def said() -> Iterator[list[dict]]:
 
     class Ear:
         def msg(self, message: str) -> None:
-            heard.append(json.loads(message))
+            heard.extend(map(json.loads, message.splitlines()))
 
         info = warning = error = debug = critical = exception = msg
 

@@ -16,15 +16,29 @@ def a_call(raw: bytes = b"x", left_s: float = 5.0) -> Call:
     return Call("/method", ANONYMOUS, raw, clock.monotonic() + left_s)
 
 
+async def turns() -> None:
+    """Lets the loop turn as often as it takes a batch to begin: the calls are put, the batch is made, its task runs."""
+    for _ in range(3):
+        await asyncio.sleep(0)
+
+
 class Runs:
     """Records batches; each waits for `go` and answers with its size."""
 
     def __init__(self) -> None:
         self.batches: list[int] = []
         self.go = asyncio.Event()
+        self._begun = asyncio.Condition()
+
+    async def begun(self, count: int) -> None:
+        """Returns once so many batches have begun."""
+        async with self._begun:
+            await self._begun.wait_for(lambda: len(self.batches) >= count)
 
     async def __call__(self, calls: list[Call]) -> None:
         self.batches.append(len(calls))
+        async with self._begun:
+            self._begun.notify_all()
         await self.go.wait()
         for call in calls:
             call.reply(b"%d" % len(calls))
@@ -38,12 +52,27 @@ async def test_what_waits_for_a_slot_is_one_batch():
     """The first call goes alone; the four that came meanwhile go together."""
     run = Runs()
     collect = collector(run)
-    answers = [asyncio.ensure_future(collect.submit(a_call())) for _ in range(5)]
+    answers = [asyncio.ensure_future(collect.submit(a_call()))]
+    await run.begun(1)
+    answers += [asyncio.ensure_future(collect.submit(a_call())) for _ in range(4)]
     await asyncio.sleep(0)
     run.go.set()
 
     assert [await answer for answer in answers] == [b"1", b"4", b"4", b"4", b"4"]
     assert run.batches == [1, 4]
+
+
+async def test_what_comes_in_one_turn_of_the_loop_is_one_batch():
+    """A transport hands over one by one what came with one wake-up: a free slot takes it together."""
+    run = Runs()
+    run.go.set()
+    collect = collector(run)
+    calls = [a_call() for _ in range(3)]
+    for call in calls:
+        collect.put([call])
+    await asyncio.gather(*(call.answer for call in calls))
+
+    assert run.batches == [3]
 
 
 async def test_a_batch_is_bounded_by_items_and_by_bytes():
@@ -111,6 +140,7 @@ async def test_a_full_queue_and_a_drained_one_refuse():
     collect = collector(run, waiting_max=2)
     first = a_call()
     collect.put([first])
+    await run.begun(1)
     collect.put([a_call(), a_call()])
     with pytest.raises(BulkheadFull):
         collect.put([a_call()])
@@ -142,19 +172,20 @@ async def test_beside_a_batch_in_its_last_step_the_next_begins_once_it_is_as_lar
     collect = collector(run)
     calls = [a_call() for _ in range(14)]
     collect.put(calls[:1])
+    await turns()
     collect.put(calls[1:4])
-    await asyncio.sleep(0)
+    await turns()
     first.set()
     await calls[0].answer
-    await asyncio.sleep(0)
+    await turns()
     collect.put(calls[4:6])
-    await asyncio.sleep(0)
+    await turns()
     assert batches == [1, 3]
     collect.put(calls[6:7])
-    await asyncio.sleep(0)
+    await turns()
     assert batches == [1, 3, 3]
     collect.put(calls[7:])
-    await asyncio.sleep(0)
+    await turns()
     assert batches == [1, 3, 3]
     then.set()
     others.set()
