@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import os
 import time
-import uuid
 
 from invochain.errors import invalid
 
@@ -55,9 +54,12 @@ def to_text(value: Id) -> str:
 
 def from_text(text: str, field: str) -> Id:
     """Reads an id sent by a client; refuses what is not one, naming the field."""
+    plain = text.replace("-", "") if len(text) == 36 else ""
     try:
-        if len(text) != 36:
-            raise ValueError
-        return uuid.UUID(text).bytes
+        # fromhex passes over white space, which would make it shorter.
+        value = bytes.fromhex(plain)
     except ValueError:
-        raise invalid(field, "ID_INVALID", f"found {text[:40]!r}; a UUID of 36 characters is wanted") from None
+        value = b""
+    if len(value) != 16 or not text[8] == text[13] == text[18] == text[23] == "-":
+        raise invalid(field, "ID_INVALID", f"found {text[:40]!r}; a UUID of 36 characters is wanted")
+    return value
