@@ -83,7 +83,7 @@ async def decide(room: InvoiceRoom, work: Work, at: list[int], *, wait: bool = F
     for position, refusal in exhausted.items():
         # No row was written, so nothing is released either: the resolver frees what is held.
         work.refuse(position, refusal)
-    room.settlers.confirm.soon([work.hold(p) for p in won if p in work.held and p not in refusals])
+    room.settlers.confirm.soon(work.holds([p for p in won if p in work.held and p not in refusals]))
     for position, standing in losers.items():
         if standing.may_go_on(work.fingerprint(position)):
             give_back(room, work, position)

@@ -47,9 +47,13 @@ class Work:
 
     def hold(self, position: int) -> Hold:
         """The hold of a position's present attempt."""
-        at = [position]
-        drafts = self.drafts
-        return Hold(drafts.merchant_ids(at)[0], drafts.rids(at)[0], self.attempt[position], drafts.fingerprints(at)[0])
+        return self.holds([position])[0]
+
+    def holds(self, at: list[int]) -> list[Hold]:
+        """The holds of positions' present attempts."""
+        attempts = [self.attempt[position] for position in at]
+        columns = self.drafts.merchant_ids(at), self.drafts.rids(at), attempts, self.drafts.fingerprints(at)
+        return [Hold(*one) for one in zip(*columns, strict=True)]
 
     def earlier_holds(self, position: int) -> list[Hold]:
         """The holds that attempts before the present one may have made; of many, the latest."""
