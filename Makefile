@@ -106,6 +106,8 @@ test: check ## install, build and run all checks and tests
 	@pytest --ignore=tests/house --ignore=tests/unit --ignore=tests/chaos
 	@$(call say,'chaos in short form')
 	@pytest tests/chaos
+	@$(call say,'one result for one key; kill -9 around the decision: over grpcio too')
+	@INVOCHAIN_TRANSPORT=grpcio pytest tests/chaos/test_same_answer.py tests/chaos/test_kill_points.py -k 'commit or done or misuse'
 
 .PHONY: release-contract
 release-contract: $(STAMP)/proto-python ## freeze the contract: later changes must not break it
@@ -126,6 +128,8 @@ soak: build ## 100 invoices a second for an hour: latencies and memory of every 
 chaos: build ## one file per failure, and the long forms of the proofs; wants a quiet machine
 	@$(call need,tests/chaos)
 	@pytest -m 'long or not long' tests/chaos $(ARGS)
+	@$(call say,'the same over grpcio')
+	@INVOCHAIN_TRANSPORT=grpcio pytest -m 'long or not long' tests/chaos $(ARGS)
 	@pytest -m long tests/model tests/simulation tests/stateful tests/integration
 	@cat tests/chaos/results/summary.txt
 fuzz: build ## fuzz the Rust core (FUZZ_S seconds a target; nightly Rust, cargo-fuzz), then 10 million documents against the oracle

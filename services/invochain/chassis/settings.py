@@ -40,8 +40,8 @@ class Settings(BaseSettings):
     gateway_address: str = "127.0.0.1:8080"
     # Prometheus endpoint of this process; 0 = a free port, said in the log.
     metrics_port: int = 0
-    # Who does HTTP/2: grpcio, or tonic in the Rust core. The contract is the same (chassis/README.md).
-    transport: Transport = "grpcio"
+    # Who does HTTP/2: tonic in the Rust core, or grpcio. The contract is the same (chassis/README.md).
+    transport: Transport = "tonic"
     # TLS for whoever calls the services: certificates and key of this process in PEM; with client_ca_file, callers
     # need a certificate of that authority. None: plain text, for one machine or a mesh that encrypts by itself.
     tls_cert_file: Path | None = None

@@ -186,9 +186,13 @@ class TestSlowDown:
                 for n in range(30)
             )
         )
-        tried = sum(answer.reason == "CREDENTIALS_INVALID" for answer in answers)
-        assert tried == FREE_PER_ACCOUNT + 1
-        assert sum(answer.reason == "RATE_LIMITED" for answer in answers) == 30 - tried
+        tried, limited, full = (
+            sum(answer.reason == reason for answer in answers)
+            for reason in ("CREDENTIALS_INVALID", "RATE_LIMITED", "BULKHEAD_FULL")
+        )
+        assert tried + limited + full == 30
+        # On a machine that is slow, some find no connection within 0.2 s: they were counted and not looked at.
+        assert FREE_PER_ACCOUNT + 1 - full <= tried <= FREE_PER_ACCOUNT + 1
 
     async def test_an_address_that_sprays_one_password_over_many_accounts_waits(self, office: Office, asha: Account):
         """Each account is tried once only; the address is what they have in common. Others sign in meanwhile."""
