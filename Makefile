@@ -121,7 +121,7 @@ clients: $(STAMP)/proto-go ## build the Go and TypeScript client stubs
 bench: build ## measure on this machine (benchmarks/)
 	@$(call need,benchmarks/run.py)
 	@python benchmarks/run.py $(ARGS)
-bench-size: build ## the same beside ten million invoices (30 GB; ARGS='--invoices 1_000_000' is quicker)
+bench-size: build ## reads and writes beside ten million invoices (30 GB free; ARGS='--invoices 1_000_000' is quicker)
 	@python benchmarks/size.py $(ARGS)
 soak: build ## 100 invoices a second for an hour: latencies and memory of every process (ARGS='--seconds 300' is quicker)
 	@python benchmarks/soak.py $(ARGS)

@@ -10,15 +10,11 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import datetime as dt
 import itertools
 import json
-import os
 import random
 import re
 import statistics
-import subprocess
-import sys
 import time
 import uuid
 from array import array
@@ -31,7 +27,7 @@ import grpc
 import uvloop
 from google.protobuf import json_format
 from run import report
-from stack import Shop, Stack
+from stack import Shop, Stack, check
 
 from invochain.api.invoice.v1 import invoice_service_pb2 as api
 from invochain.supervisor.state import StackState, read_state
@@ -47,7 +43,6 @@ KNOWN_MAX = 10_000
 MEASURED = ("merchant", "inventory", "invoice", "workers", "gateway", "valkey")
 # The start is not the steady state: pools fill, caches warm.
 WARM_UP_SHARE = 0.1
-CHECK_WITHIN_S = 1_800
 AIMS = "p95 under 25 ms, p99 under 60 ms, 0 errors; RSS of a service under 150 MiB and flat"
 
 
@@ -330,29 +325,6 @@ class Gateway:
     def close(self) -> None:
         for _, writer in self._free:
             writer.close()
-
-
-def check(state: StackState) -> dict[str, Any]:
-    """Whether the invariants hold over all that the run wrote."""
-    started = dt.datetime.now(dt.UTC)
-    try:
-        shown = subprocess.run(
-            [sys.executable, "-m", "invochain.cli", "check"],
-            env={**os.environ, **state.environment},
-            capture_output=True,
-            text=True,
-            timeout=CHECK_WITHIN_S,
-            check=False,
-        )
-    except subprocess.TimeoutExpired:
-        return {"holds": None, "said": f"it was not done after {CHECK_WITHIN_S:,} s"}
-    print(shown.stdout, shown.stderr, sep="", flush=True)
-    took = (dt.datetime.now(dt.UTC) - started).total_seconds()
-    return {
-        "holds": shown.returncode == 0,
-        "seconds": round(took),
-        "said": [line for line in shown.stdout.splitlines() if "VIOLATIONS" in line] or "every invariant holds",
-    }
 
 
 if __name__ == "__main__":

@@ -21,16 +21,22 @@ from invochain import core
 from invochain.supervisor.state import StackState, read_state
 
 HEALTHY_WITHIN_S = 120
+CHECK_WITHIN_S = 1_800
 
 
 class Stack:
-    """`invochain up` on a folder of its own, and the floor beside it. `settings` are added to its environment."""
+    """`invochain up` on a folder of its own, and the floor beside it. `settings` are added to its environment.
 
-    def __init__(self, settings: Mapping[str, str] | None = None) -> None:
-        self._settings = dict(settings or {})
+    A folder that is named (`keep`) is left as it is at the end, and used again as it was found.
+    """
+
+    def __init__(self, settings: Mapping[str, str] | None = None, keep: Path | None = None) -> None:
+        self._settings, self._keep = dict(settings or {}), keep
 
     def __enter__(self) -> Stack:
-        self._folder = Path(tempfile.mkdtemp(prefix="ic-bench-"))
+        if self._keep:
+            self._keep.mkdir(parents=True, exist_ok=True)
+        self._folder = self._keep or Path(tempfile.mkdtemp(prefix="ic-bench-"))
         # Run as root, the databases are another user's, who must be able to pass through.
         self._folder.chmod(0o711)
         # Everything comes from one address here.
@@ -71,7 +77,8 @@ class Stack:
             self._floor.wait()
         self._up.send_signal(signal.SIGINT)
         self._up.wait()
-        shutil.rmtree(self._folder, ignore_errors=True)
+        if not self._keep:
+            shutil.rmtree(self._folder, ignore_errors=True)
 
 
 class Shop:
@@ -79,16 +86,25 @@ class Shop:
 
     SKUS = 1_000
 
-    def __init__(self, state: StackState) -> None:
+    def __init__(self, state: StackState, kept: dict[str, Any] | None = None) -> None:
+        """A new one; or, of databases that were kept, what `kept` told of it."""
         self._gateway = state.addresses["gateway"]
         # How each of the two signs in.
         self._credentials: list[dict[str, str]] = []
+        if kept:
+            self.seller, self.buyer, self._credentials = kept["seller"], kept["buyer"], kept["credentials"]
+            self.sign_in()
+            return
         self.seller = self._register("27")
         self.buyer = self._register("29")
         self.sign_in()
         for number in range(self.SKUS):
             body = {"sku": f"SKU-{number}", "adjustment": "ADD", "quantity_milli": str(10**12), "unit": "NOS"}
             self.post("/v1/stock:adjust", body, self.seller_token)
+
+    def kept(self) -> dict[str, Any]:
+        """What another run needs to be this shop."""
+        return {"seller": self.seller, "buyer": self.buyer, "credentials": self._credentials}
 
     def sign_in(self) -> None:
         """Fresh access tokens: they live 15 minutes."""
@@ -133,3 +149,25 @@ class Shop:
         }
         buyer = {"gstin": self.buyer, "place_of_supply": "29", "legal_name": "Bench Motors"}
         return {"supply_type": "B2B", "buyer": buyer, "lines": [line] * lines}
+
+
+def check(state: StackState) -> dict[str, Any]:
+    """Whether the invariants hold over all that the run wrote."""
+    started = time.monotonic()
+    try:
+        shown = subprocess.run(
+            [sys.executable, "-m", "invochain.cli", "check"],
+            env={**os.environ, **state.environment},
+            capture_output=True,
+            text=True,
+            timeout=CHECK_WITHIN_S,
+            check=False,
+        )
+    except subprocess.TimeoutExpired:
+        return {"holds": None, "said": f"it was not done after {CHECK_WITHIN_S:,} s"}
+    print(shown.stdout, shown.stderr, sep="", flush=True)
+    return {
+        "holds": shown.returncode == 0,
+        "seconds": round(time.monotonic() - started),
+        "said": [line for line in shown.stdout.splitlines() if "VIOLATIONS" in line] or "every invariant holds",
+    }
