@@ -30,8 +30,12 @@ var ServiceConfig string
 const pingInterval = 30 * time.Second
 
 // Connect opens a connection to a service, host:port.
+//
+// What is read over it is never older than what was written over it, whichever replica answers: every call carries the
+// latest consistency token of the answers before it.
 func Connect(address string, security credentials.TransportCredentials) (*grpc.ClientConn, error) {
 	return grpc.NewClient(address,
+		grpc.WithUnaryInterceptor((&written{}).unary),
 		grpc.WithTransportCredentials(security),
 		grpc.WithDefaultServiceConfig(ServiceConfig),
 		grpc.WithKeepaliveParams(keepalive.ClientParameters{Time: pingInterval, Timeout: 5 * time.Second}),

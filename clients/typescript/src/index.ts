@@ -86,8 +86,18 @@ const registry = createRegistry(
   RetryInfoSchema,
 );
 
-/** A caller of one gateway. `token` is read before every attempt, so it may change. */
+const consistencyToken = "x-consistency-token";
+
+/**
+ * A caller of one gateway. `token` is read before every attempt, so it may change.
+ *
+ * Its reads see what it wrote before, whichever replica answers: a call carries the latest consistency token that its
+ * service gave.
+ */
 export class InvoChain {
+  // By service.
+  private readonly written = new Map<string, string>();
+
   constructor(
     readonly url: string,
     private readonly token: () => string | undefined = () => undefined,
@@ -105,6 +115,10 @@ export class InvoChain {
     if (verb !== "GET") headers["idempotency-key"] = options.key ?? crypto.randomUUID();
     if (options.etag !== undefined) headers["if-match"] = `"${options.etag}"`;
 
+    const service = method.parent.typeName;
+    const written = this.written.get(service);
+    if (written !== undefined) headers[consistencyToken] = written;
+
     for (let attempt = 1; ; attempt++) {
       const token = this.token();
       if (token !== undefined) headers["authorization"] = `Bearer ${token}`;
@@ -120,6 +134,7 @@ export class InvoChain {
         });
         const text = await response.text();
         if (response.ok) {
+          this.learn(service, response.headers.get(consistencyToken));
           return {
             message: fromJson(method.output, JSON.parse(text) as JsonValue, { ignoreUnknownFields: true, registry }),
             replayed: response.headers.get("x-idempotent-replayed") === "true",
@@ -140,6 +155,26 @@ export class InvoChain {
       await pause(waitMs, options.signal);
     }
   }
+
+  /** Keeps the later token: answers to calls side by side come in any order. */
+  private learn(service: string, token: string | null): void {
+    if (!token) return;
+    const known = placeOf(this.written.get(service) ?? "");
+    const told = placeOf(token);
+    if (known === undefined || told === undefined || !isBefore(told, known)) this.written.set(service, token);
+  }
+}
+
+/** A consistency token as numbers that grow with every write; undefined for one of a form that is not known. */
+function placeOf(token: string): bigint[] | undefined {
+  const parts = token.split("/");
+  return parts.every((part) => /^[0-9a-f]{1,16}$/i.test(part)) ? parts.map((part) => BigInt(`0x${part}`)) : undefined;
+}
+
+/** Whether a place is before another one. */
+function isBefore(one: bigint[], other: bigint[]): boolean {
+  const at = one.findIndex((number, index) => number !== other[index]);
+  return at === -1 ? one.length < other.length : at < other.length && one[at]! < other[at]!;
 }
 
 /** Where a request goes: the HTTP line of its method, filled in. */

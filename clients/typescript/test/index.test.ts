@@ -85,6 +85,21 @@ test("what may do better is repeated with the same key, a lost answer too", asyn
   });
 });
 
+test("a read brings the token of the latest write to its service, and an older one does not go back", async () => {
+  const given = (token: string) => ({ headers: { "x-consistency-token": token } });
+  const replies = [given("00000001/0/16B3748"), given("00000001/0/9"), given("00000001/1/0"), given("00000002/0/1"), {}];
+  await against(replies, async (url, seen) => {
+    const invochain = new InvoChain(url);
+    await invochain.call(InvoiceService.method.createInvoice, { invoice: {} });
+    for (let read = 0; read < 4; read++) await invochain.call(InvoiceService.method.getInvoice, { invoiceId: "i" });
+    await invochain.call(InventoryService.method.getStock, { sku: "A" });
+    assert.deepEqual(
+      seen.map(({ headers }) => headers["x-consistency-token"]),
+      [undefined, "00000001/0/16B3748", "00000001/0/16B3748", "00000001/1/0", "00000002/0/1", undefined],
+    );
+  });
+});
+
 test("it gives up after four attempts", async () => {
   await against([busy], async (url, seen) => {
     await assert.rejects(new InvoChain(url).call(InvoiceService.method.createInvoice, { invoice: {} }), { code: "CONCURRENT_REQUEST" });

@@ -7,9 +7,10 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 
 from invochain import core
+from invochain.api.invoice.v1 import invoice_service_pb2 as api
 from invochain.chassis import clock
 from invochain.chassis.batch import Collector
 from invochain.chassis.call import Call
@@ -26,12 +27,17 @@ FINAL = {Code.INVALID_ARGUMENT, Code.FAILED_PRECONDITION, Code.ALREADY_EXISTS, C
 
 
 async def import_invoices(
-    creating: Collector, outcome: Callable[[Call], Awaitable[bytes]], call: Call, requests: AsyncIterator[bytes]
+    creating: Collector,
+    outcome: Callable[[Call], Awaitable[bytes]],
+    token_of: Callable[[Sequence[Call]], Awaitable[str]],
+    call: Call,
+    requests: AsyncIterator[bytes],
 ) -> AsyncIterator[bytes]:
     """Yields ImportInvoicesResponses. Each result is durable, and they come in the order of the items.
 
-    `outcome` waits for an item's answer. Refuses, behind the results of all items before it: what made an item's
-    outcome unknown (PROTOCOL R8), MalformedRequest, ValidationFailed of a message that breaks the stream's own rules.
+    `outcome` waits for an item's answer, `token_of` tells the consistency token of some (PROTOCOL 8).
+    Refuses, behind the results of all items before it: what made an item's outcome unknown (PROTOCOL R8),
+    MalformedRequest, ValidationFailed of a message that breaks the stream's own rules.
     """
     under_way: deque[tuple[int, Call]] = deque()
     changed = asyncio.Event()
@@ -44,12 +50,14 @@ async def import_invoices(
                 await changed.wait()
                 continue
             results: list[tuple[bytes, bool, bool, int]] = []
+            issued: list[Call] = []
             unknown: Refusal | None = None
             await asyncio.wait([under_way[0][1].answer])
             while under_way and under_way[0][1].answer.done() and len(results) < ANSWER_ITEMS_MAX:
                 offset, one = under_way.popleft()
                 try:
                     results.append((await outcome(one), True, one.replayed, offset))
+                    issued.append(one)
                 except Refusal as refusal:
                     status = refusal.to_status()
                     if status.code not in FINAL:
@@ -58,7 +66,9 @@ async def import_invoices(
                     results.append((status.SerializeToString(), False, one.replayed, offset))
             changed.set()
             if results:
-                yield core.join_results(results, results[-1][3])
+                token = api.ImportInvoicesResponse(consistency_token=await token_of(issued))
+                # Encoded messages behind each other are one message.
+                yield core.join_results(results, results[-1][3]) + token.SerializeToString()
             if unknown is not None:
                 raise unknown
         await reading

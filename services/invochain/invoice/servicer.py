@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Collection
+from collections.abc import AsyncIterator, Collection, Sequence
 from functools import cache, partial
 
 from prometheus_client import Counter
@@ -81,15 +81,13 @@ class InvoiceServicer:
             except Refusal as refusal:
                 body, issued = refusal.to_status().SerializeToString(), False
             results.append((body, issued, one.replayed, 0))
-        if any(one.replayed for one in calls):
-            await self._date_replay(call)
-        elif tokens := [one.out[TOKEN] for one in calls if one.out.get(TOKEN)]:
-            call.out[TOKEN] = max(tokens, key=lambda lsn: [int(part, 16) for part in lsn.split("/")])
+        if token := await self._token_of(calls):
+            call.out[TOKEN] = token
         return core.join_results(results, 0)
 
     @rpc(roles=SELLERS, stream=True)
     def ImportInvoices(self, call: Call, requests: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
-        return import_invoices(self._creating, self._outcome, call, requests)
+        return import_invoices(self._creating, self._outcome, self._token_of, call, requests)
 
     @rpc(roles=SELLERS)
     async def ValidateInvoice(self, call: Call, request: api.ValidateInvoiceRequest) -> api.ValidateInvoiceResponse:
@@ -163,6 +161,13 @@ class InvoiceServicer:
         """A replay comes with a token too: whoever was cut off and asks again reads what was written the first time."""
         if token := await self._room.reader.token():
             call.out[TOKEN] = token
+
+    async def _token_of(self, calls: Sequence[Call]) -> str:
+        """A token of what all of these wrote, those too that only tell of an earlier write; empty if there is none."""
+        if any(one.replayed for one in calls) and (token := await self._room.reader.token()):
+            return token
+        tokens = [one.out[TOKEN] for one in calls if one.out.get(TOKEN)]
+        return max(tokens, key=lambda lsn: [int(part, 16) for part in lsn.split("/")], default="")
 
     async def _outcome(self, call: Call) -> bytes:
         """Waits for a creation's answer and counts it."""

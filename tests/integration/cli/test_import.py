@@ -101,6 +101,7 @@ async def test_killed_on_both_sides_it_goes_on_where_it_stopped_and_issues_each_
     assert said.endswith(" 0 refused\n")
     counts = json.loads(file.with_name("sales.jsonl.import.json").read_text())
     assert counts["issued"] + counts["replayed"] == 3_000
+    assert counts["consistency_token"]
     assert await run(stack, seller, file) == (0, said, "")
     assert await issued(market, seller) == 3_000
 

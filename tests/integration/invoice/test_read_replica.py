@@ -144,3 +144,27 @@ async def test_a_strange_token_fails_no_read(market, seller, buyer, token):
     """It is ours to know what it means; what we do not know is answered by the primary."""
     invoice, _ = await issued(market, seller, buyer)
     assert await get(market, seller, invoice.invoice_id, x_consistency_token=token) == (invoice, False)
+
+
+async def test_an_import_brings_a_token_with_its_results_the_second_time_too(market, seller, buyer, replay):
+    """Results come while the stream is open, so their token comes with them; results told again have one as well."""
+    invoice, token = await issued(market, seller, buyer)
+    await on_the_replica(market, seller, invoice, token)
+    await paused(market, replay)
+    item = pb.ImportInvoicesItem(
+        offset=1, idempotency_key=fresh_key(), invoice=market.invoice(buyer, market.line(1)).invoice
+    )
+    for replayed in (False, True):
+
+        async def sent():
+            yield pb.ImportInvoicesRequest(items=[item])
+
+        metadata = [("authorization", f"Bearer {seller.token}")]
+        (answer,) = [one async for one in market.invoices.ImportInvoices(sent(), metadata=metadata, timeout=30)]
+        assert answer.results[0].replayed == replayed
+        request = pb.ListInvoicesRequest()
+        listed = await market.call(
+            market.invoices.ListInvoices, request, seller, None, x_consistency_token=answer.consistency_token
+        )
+        assert AS_OF not in market.last_metadata
+        assert answer.results[0].invoice.invoice_id in [one.invoice_id for one in listed.invoices]

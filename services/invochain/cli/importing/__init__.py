@@ -109,8 +109,8 @@ async def _run(reader: Reader, progress: Progress, address: str, token: Token, p
     with rich.Progress(*columns, console=Console(stderr=True), disable=not sys.stderr.isatty()) as bars:
         bar = bars.add_task("", total=lines, completed=progress.offset)
 
-        def take(outcomes: list[Outcome]) -> None:
-            progress.take(outcomes)
+        def take(outcomes: list[Outcome], consistency_token: str) -> None:
+            progress.take(outcomes, consistency_token)
             said = f"{progress.issued + progress.replayed} issued, {progress.refused} refused"
             bars.update(bar, completed=progress.offset, description=said)
 

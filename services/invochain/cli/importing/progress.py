@@ -13,7 +13,7 @@ import os
 from dataclasses import dataclass, field
 from pathlib import Path
 
-KEPT = ("offset", "digest", "issued", "replayed", "refused")
+KEPT = ("offset", "digest", "issued", "replayed", "refused", "consistency_token")
 HEADER = ("line", "idempotency_key", "reason", "field", "code", "description")
 
 
@@ -45,6 +45,8 @@ class Progress:
     issued: int = 0
     replayed: int = 0
     refused: int = 0
+    # The latest one: a read that brings it as `x-consistency-token` sees all that was issued.
+    consistency_token: str = ""
     _hash: hashlib._Hash = field(default_factory=hashlib.sha256)
 
     @classmethod
@@ -54,7 +56,7 @@ class Progress:
         progress = cls(path, report)
         if not from_start and path.exists():
             kept = json.loads(path.read_text())
-            progress = cls(path, report, **{name: kept[name] for name in KEPT})
+            progress = cls(path, report, **{name: kept[name] for name in KEPT if name in kept})
             progress._cut_report()
         else:
             with open(report, "w", newline="", encoding="utf-8") as out:
@@ -70,8 +72,9 @@ class Progress:
         self._hash.update(f"{line}:{key}\n".encode())
         return line == self.offset and self._hash.hexdigest() == self.digest
 
-    def take(self, outcomes: list[Outcome]) -> None:
-        """Keeps what is durable now, in the order of the file."""
+    def take(self, outcomes: list[Outcome], consistency_token: str = "") -> None:
+        """Keeps what is durable now, in the order of the file, and the token that came with it, if one did."""
+        self.consistency_token = consistency_token or self.consistency_token
         refused = [outcome for outcome in outcomes if outcome.broken]
         if refused:
             with open(self.report, "a", newline="", encoding="utf-8") as out:

@@ -41,12 +41,12 @@ class Stopped(Exception):
 
 @dataclass
 class Sender:
-    """Sends the rows of a file, in order; `take` gets what is durable, in order."""
+    """Sends the rows of a file, in order; `take` gets what is durable, in order, and its consistency token."""
 
     address: str
     rows: Iterator[Row]
     token: Callable[[bool], Awaitable[str]]
-    take: Callable[[list[Outcome]], None]
+    take: Callable[[list[Outcome], str], None]
     patience_s: float
     # Read and not yet known to be durable, in the order of the file; those without an invoice are never sent.
     _open: deque[Row] = field(default_factory=deque)
@@ -93,7 +93,7 @@ class Sender:
                 for result in response.results:
                     outcomes += self._unsent()
                     outcomes.append(_outcome(self._open.popleft(), result))
-                self.take([*outcomes, *self._unsent()])
+                self.take([*outcomes, *self._unsent()], response.consistency_token)
                 self._moved.set()
         finally:
             # The next stream has a writer of its own: two would take rows from each other.
@@ -104,7 +104,7 @@ class Sender:
         if isinstance(fault, Exception) and not isinstance(fault, grpc.RpcError | asyncio.InvalidStateError):
             raise fault
         if tail := self._unsent():
-            self.take(tail)
+            self.take(tail, "")
 
     def _unsent(self) -> list[Outcome]:
         """The outcomes of rows that could not be read, as far as all before them is done."""
