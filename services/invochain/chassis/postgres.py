@@ -24,6 +24,8 @@ POOL_WAIT_S = 0.2
 # The least a handler waits, where others have waited in vain for that long already.
 POOL_WAIT_LEAST_S = 0.02
 WARM_CONNECTIONS = 4
+# How long a connection may take to open; a machine that is short of time needs more than a caller waits.
+OPEN_WITHIN_S = 5.0
 LOCK_TIMEOUT_MS = 1_000
 STATEMENT_TIMEOUT_MS = 2_000
 IDLE_IN_TRANSACTION_TIMEOUT_MS = 5_000
@@ -111,6 +113,7 @@ class Postgres:
         # When the last connection that was free was taken; None: one is free.
         self._full_since: float | None = None
         self._active = PG_CONNECTIONS_ACTIVE.labels(pool=name)
+        self._opening: asyncio.Task[None] | None = None
 
     @classmethod
     async def connect(
@@ -147,7 +150,7 @@ class Postgres:
             reset=_leave_as_it_is,
             max_inactive_connection_lifetime=0,
             command_timeout=STATEMENT_TIMEOUT_MS / 1_000 + 3,
-            timeout=5,
+            timeout=OPEN_WITHIN_S,
             server_settings={
                 "application_name": f"{application}:{name}",
                 "lock_timeout": str(LOCK_TIMEOUT_MS),
@@ -168,10 +171,24 @@ class Postgres:
         return cls(pool, name)
 
     async def close(self) -> None:
+        if self._opening is not None:
+            self._opening.cancel()
         try:
             await asyncio.wait_for(self._pool.close(), 5)
         except TimeoutError:
             self._pool.terminate()
+
+    async def fill(self) -> None:
+        """Opens all connections, before the first caller, who waits for none longer than 0.2 s."""
+        size = self._pool.get_max_size()
+        open_ = asyncio.Barrier(size)
+
+        async def open_one() -> None:
+            async with self.reading(OPEN_WITHIN_S):
+                await open_.wait()
+
+        async with asyncio.timeout(2 * OPEN_WITHIN_S):
+            await asyncio.gather(*(open_one() for _ in range(size)))
 
     async def until_free(self) -> None:
         """Waits until a connection is free, as long as one would be waited for. Refuses: BulkheadFull.
@@ -193,6 +210,8 @@ class Postgres:
         try:
             connection = await self._pool.acquire(timeout=wait_s)
         except TimeoutError:
+            if self._in_use < self._pool.get_max_size():
+                self._open_for_the_next()
             raise BulkheadFull(f"a connection to the {self._name} database") from None
         except (OSError, asyncpg.PostgresConnectionError, asyncpg.CannotConnectNowError) as lost:
             raise DependencyDown(f"the {self._name} database") from lost
@@ -209,6 +228,19 @@ class Postgres:
             self._in_use -= 1
             self._full_since = None
             await asyncio.shield(self._give_back(connection))
+
+    def _open_for_the_next(self) -> None:
+        """Opens a connection that took longer than its caller could wait: else every caller would begin anew, and end
+        as he did."""
+        if self._opening is None or self._opening.done():
+            self._opening = asyncio.create_task(self._open_one(), name=f"pool:{self._name}")
+
+    async def _open_one(self) -> None:
+        try:
+            async with self._pool.acquire(timeout=OPEN_WITHIN_S):
+                pass
+        except (OSError, TimeoutError, asyncpg.PostgresError, asyncpg.InterfaceError) as away:
+            log("chassis").warning("connection_not_opened", pool=self._name, why=type(away).__name__)
 
     async def _give_back(self, connection: asyncpg.Connection) -> None:
         """Returns a connection to the pool. One that was just lost fails to be returned: that must not replace the

@@ -23,7 +23,6 @@ from invochain.inventory.settling import Settling
 
 # The sum reads every row; once a minute is what a gauge needs.
 SAMPLE_EVERY_S = 60.0
-WARM_WITHIN_S = 10.0
 
 
 async def start(settings: Settings) -> Running:
@@ -31,7 +30,7 @@ async def start(settings: Settings) -> Running:
     keys = secrets.load(settings.secrets_dir)
     postgres = await Postgres.connect(settings.database_url("inventory"), name="inventory", size=settings.pool_size)
     await pools.insist(settings, "inventory", postgres, connections(settings.batch_slots))
-    await warm(postgres, settings.pool_size)
+    await postgres.fill()
     reserving, settling = Reserving(postgres, settings), Settling(postgres, settings)
     merchant_keys = MerchantKeys(settings.merchant_address)
     sampling = asyncio.create_task(sample_stock_level(postgres), name="inventory:sample")
@@ -52,18 +51,6 @@ async def start(settings: Settings) -> Running:
 def connections(batch_slots: int) -> dict[str, int]:
     """What may use a connection at once, and for long."""
     return {"reservations": batch_slots + 1, "confirms and releases": 2, "a lane": 1, "reads and commands": 1}
-
-
-async def warm(postgres: Postgres, size: int) -> None:
-    """Opens the pool's connections before the first caller, who waits for none longer than 0.2 s."""
-    ready = asyncio.Barrier(size)
-
-    async def open_one() -> None:
-        async with postgres.reading(WARM_WITHIN_S):
-            await ready.wait()
-
-    async with asyncio.timeout(WARM_WITHIN_S):
-        await asyncio.gather(*(open_one() for _ in range(size)))
 
 
 async def sample_stock_level(postgres: Postgres) -> None:

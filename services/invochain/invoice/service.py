@@ -34,6 +34,7 @@ async def start(settings: Settings) -> Running:
     identity = ServiceIdentity("invoice", keys)
     postgres = await Postgres.connect(settings.database_url("invoice"), name="invoice", size=settings.pool_size)
     await pools.insist(settings, "invoice", postgres, connections(settings.batch_slots))
+    await postgres.fill()
     reader = await Reader.open(
         postgres,
         settings.database_url("invoice"),

@@ -29,6 +29,7 @@ async def start(settings: Settings, own: MerchantSettings | None = None) -> Runn
     passwords = Passwords(own)
     postgres = await Postgres.connect(settings.database_url("merchant"), name="merchant", size=settings.pool_size)
     await pools.insist(settings, "merchant", postgres, {"commands": 1, "reads": 1})
+    await postgres.fill()
     servicer = MerchantServicer(postgres, passwords, SlowDown(own), keys)
     operators = OperatorServicer("merchant", postgres, Pages(made.page_token_key), parking_repairs(postgres))
     # Our own keys are verified by the same door as everybody's: fetched from ourselves.

@@ -26,7 +26,6 @@ from invochain.chassis.server import Server
 from invochain.chassis.settings import Settings
 from invochain.errors import TokenInvalid, reason_of
 from invochain.inventory.reserve_stock import Reserving
-from invochain.inventory.service import warm
 from invochain.inventory.servicer import InventoryServicer
 from invochain.inventory.settling import Settling
 from tests.kit.servers import PostgresServer
@@ -243,7 +242,7 @@ async def dsn(inventory_postgres: PostgresServer, template: str) -> AsyncIterato
 async def shop(dsn: str) -> AsyncIterator[Shop]:
     settings = Settings(inventory_database_url=dsn)
     postgres = await Postgres.connect(dsn, name="inventory", size=settings.pool_size)
-    await warm(postgres, settings.pool_size)
+    await postgres.fill()
     reserving, settling = Reserving(postgres, settings), Settling(postgres, settings)
     server = Server("inventory", Tokens())
     server.add(InventoryServicer(postgres, Pages(b"p" * 32), reserving, settling))
