@@ -12,8 +12,9 @@ from contextvars import ContextVar
 from functools import partial
 
 from invochain.chassis.call import Call
+from invochain.chassis.postgres import PASSING
 from invochain.chassis.telemetry import BATCH_ITEMS, BATCH_WAITING, EXPIRED, log
-from invochain.errors import BulkheadFull, DeadlineTooShort, InternalError, Refusal, ShuttingDown
+from invochain.errors import BulkheadFull, DeadlineTooShort, DependencyDown, InternalError, Refusal, ShuttingDown
 
 # A batch lives at most this long; T_abort of the resolver (30 s) is longer on purpose (PROTOCOL 8).
 TASK_LIFE_S = 15.0
@@ -151,6 +152,8 @@ class Collector:
             _refuse(batch, DeadlineTooShort("while its batch was under way"))
         except Refusal as refusal:
             _refuse(batch, refusal)
+        except PASSING:
+            _refuse(batch, DependencyDown("the database"))
         except Exception:  # noqa: BLE001 - the border of a batch: what nobody expected is logged and told as unknown
             self._log.exception("batch_failed", batch=self._name, items=len(batch))
             _refuse(batch, None)

@@ -17,7 +17,7 @@ from google.rpc.status_pb2 import Status
 from invochain.chassis import clock, trace
 from invochain.chassis.call import ANONYMOUS, NOBODY, Call, Principal
 from invochain.chassis.ids import new_id, to_text
-from invochain.chassis.postgres import COLLIDED, TIMED_OUT, CommitUnknown
+from invochain.chassis.postgres import PASSING
 from invochain.chassis.rpc import Method, key_refusal
 from invochain.chassis.telemetry import EXPIRED, RPC_TOTAL, key_hash, log, shown
 from invochain.chassis.trace import Trace
@@ -255,8 +255,7 @@ class Handler:
         """The outcome of a call that was not answered. Raises what is not the call's own."""
         if isinstance(error, TimeoutError):
             error = DeadlineTooShort("while the work was under way")
-        elif isinstance(error, (*TIMED_OUT, *COLLIDED, CommitUnknown)):
-            # Somebody was in the way, or the connection was lost: nobody's mistake, and it may be asked again.
+        elif isinstance(error, PASSING):
             error = DependencyDown("the database")
         elif isinstance(error, asyncio.CancelledError):
             RPC_TOTAL.labels(method=method.name, code="CANCELLED").inc()

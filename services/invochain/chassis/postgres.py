@@ -293,6 +293,8 @@ _LOST = (asyncpg.PostgresConnectionError, asyncpg.InterfaceError, asyncpg.AdminS
 TIMED_OUT = (asyncpg.LockNotAvailableError, asyncpg.QueryCanceledError)
 # Another transaction was in the way: re-run item by item (PROTOCOL 9).
 COLLIDED = (asyncpg.SerializationError, asyncpg.DeadlockDetectedError)
+# Somebody was in the way, or the connection was lost: nobody's mistake, and it may be asked again with the same key.
+PASSING = (*TIMED_OUT, *COLLIDED, CommitUnknown)
 
 
 async def _commit(connection: asyncpg.Connection) -> None:

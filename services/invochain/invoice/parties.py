@@ -20,7 +20,7 @@ from invochain.chassis import clock
 from invochain.chassis.breaker import OPEN_S, Breaker
 from invochain.chassis.channel import Channel
 from invochain.chassis.ids import Id, from_text, to_text
-from invochain.chassis.postgres import COLLIDED, TIMED_OUT, CommitUnknown, Postgres, Sql, Tx
+from invochain.chassis.postgres import PASSING, Postgres, Sql, Tx
 from invochain.chassis.target import Target
 from invochain.errors import BulkheadFull, DependencyDown
 
@@ -62,7 +62,7 @@ class Parties:
         to_ask = [gstin for gstin in missing_gstins if self._may_ask(gstin)]
         if missing_ids or to_ask:
             # A buyer who cannot be asked for is linked when his event comes.
-            with suppress(DependencyDown, BulkheadFull, CommitUnknown, *TIMED_OUT, *COLLIDED):
+            with suppress(DependencyDown, BulkheadFull, *PASSING):
                 found_gstins |= await self._fetch(missing_ids, to_ask)
         for gstin in missing_gstins:
             if gstin not in found_gstins:

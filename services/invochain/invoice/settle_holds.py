@@ -10,7 +10,7 @@ import random
 from collections import deque
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 
-from invochain.chassis.postgres import COLLIDED, TIMED_OUT, CommitUnknown, Postgres
+from invochain.chassis.postgres import PASSING, Postgres
 from invochain.chassis.telemetry import SAGA_COMPENSATION, log
 from invochain.errors import Refusal
 from invochain.invoice.give_up import FINAL, give_up
@@ -60,7 +60,7 @@ class Settler:
         for attempt in range(TRIES):
             try:
                 return await give_up(self._postgres, self._name, lost)
-            except (Refusal, CommitUnknown, *TIMED_OUT, *COLLIDED) as failed:
+            except (Refusal, *PASSING) as failed:
                 # The checker sees such a hold as well (I5): what is lost with the database is not lost from sight.
                 self._log.error("letter_not_opened", way=self._name, holds=len(lost), why=type(failed).__name__)
                 await asyncio.sleep(random.uniform(0.05, 0.2) * 2**attempt)

@@ -22,11 +22,10 @@ from collections.abc import Mapping, Sequence
 
 import asyncpg
 
-from invochain.chassis import clock, faults, trace
+from invochain.chassis import clock, faults, postgres, trace
 from invochain.chassis.broker import Broker, Delivered, PartitionsLost, Record
 from invochain.chassis.call import NOBODY
 from invochain.chassis.ids import from_text
-from invochain.chassis.postgres import COLLIDED, TIMED_OUT, CommitUnknown
 from invochain.chassis.settings import Settings
 from invochain.chassis.telemetry import EVENTS_CONSUMED, LEADER, log
 from invochain.chassis.trace import Trace, trace_id_of
@@ -51,7 +50,7 @@ PROBES_MAX = 3
 
 # Most likely the trouble is not in the event.
 _PASSING_CODES = {Code.UNAVAILABLE, Code.DEADLINE_EXCEEDED, Code.ABORTED, Code.RESOURCE_EXHAUSTED, Code.CANCELLED}
-PASSING = (*TIMED_OUT, *COLLIDED, CommitUnknown, asyncpg.PostgresConnectionError, OSError, TimeoutError)
+PASSING = (*postgres.PASSING, asyncpg.PostgresConnectionError, OSError, TimeoutError)
 
 
 class Unreadable(Exception):

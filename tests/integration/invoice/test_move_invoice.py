@@ -6,6 +6,7 @@ import asyncio
 from contextlib import AsyncExitStack
 from itertools import product
 
+import asyncpg
 import pytest
 
 from invochain.api.invoice.v1 import invoice_service_pb2 as pb
@@ -280,6 +281,21 @@ class TestTheSameKey:
         assert {o.version for o in outcomes if isinstance(o, pb.Invoice)} == {2}
         assert {o.reason for o in outcomes if isinstance(o, Refused)} <= {"CONCURRENT_REQUEST"}
         assert (await read(market, pair["buyer"], invoice_id)).version == 2
+
+
+class TestATableThatIsLocked:
+    async def test_costs_a_repeat_and_no_more(self, market, pair):
+        """lock_timeout in the look before the move: UNAVAILABLE for the batch, not INTERNAL (PROTOCOL 9)."""
+        invoice_id, key = await issued(market, pair), fresh_key()
+        holder = await asyncpg.connect(market.databases["invoice"])
+        try:
+            async with holder.transaction():
+                await holder.execute("LOCK TABLE invoice IN ACCESS EXCLUSIVE MODE")
+                refused = await move(market, "accept", pair["buyer"], invoice_id, key)
+        finally:
+            await holder.close()
+        assert (refused.code, refused.reason) == ("UNAVAILABLE", "DEPENDENCY_DOWN")
+        assert (await move(market, "accept", pair["buyer"], invoice_id, key)).version == 2
 
 
 class TestARace:
