@@ -189,7 +189,8 @@ class TestDeadlines:
         await wire.method("Echo")(b"")
         given = [call.deadline - call.arrived for call in wire.seen.calls]
         assert 1.0 < given[0] <= 2.1
-        assert 4.7 < given[1] <= 4.8 and 4.7 < given[2] <= 4.8
+        # A monotonic clock of some hours rounds to billionths.
+        assert all(4.7 < one < 4.8 + 1e-6 for one in given[1:])
 
 
 class TestCallersThatLeave:

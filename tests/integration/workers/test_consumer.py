@@ -251,6 +251,8 @@ class TestListener:
         stuck = new_id()
         beside = await in_the_partition_of(source, stuck)
         await source.tell(stuck)
+        # Published first, so that it is the one at the head.
+        await publish(source)
         await source.tell(beside, 2)
         await publish(source)
         effect.fails_on[stuck] = TimeoutError()
