@@ -28,8 +28,7 @@ import httpx
 from invochain.api.inventory.v1.inventory_service_pb2_grpc import InventoryServiceStub
 from invochain.api.invoice.v1.invoice_service_pb2_grpc import InvoiceServiceStub
 from invochain.api.merchant.v1.merchant_service_pb2_grpc import MerchantServiceStub
-from invochain.chassis import secrets
-from invochain.chassis.dial import credentials
+from invochain.chassis import dial, secrets
 from invochain.chassis.settings import Settings
 from invochain.chassis.settings import settings as process_settings
 from invochain.supervisor import unit
@@ -249,9 +248,8 @@ async def open_processes(
 
 
 def _channel(address: str, settings: Settings) -> grpc.aio.Channel:
-    if secure := credentials(settings.tls_ca_file, settings.tls_cert_file, settings.tls_key_file):
-        return grpc.aio.secure_channel(address, secure, options=RECONNECT)
-    return grpc.aio.insecure_channel(address, options=RECONNECT)
+    secure = dial.credentials(settings.tls_ca_file, settings.tls_cert_file, settings.tls_key_file)
+    return dial.channel(grpc.aio, address, secure, RECONNECT)
 
 
 async def _superuser(server: PostgresServer, sql: str) -> None:

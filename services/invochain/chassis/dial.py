@@ -24,19 +24,23 @@ def credentials(ca: Path | None, cert: Path | None, key: Path | None) -> grpc.Ch
     return grpc.ssl_channel_credentials(ca.read_bytes(), *ours)
 
 
+def channel(kind: Any, address: str, secure: grpc.ChannelCredentials | None, options: Options = ()) -> Any:
+    """A channel to the server at host:port. `kind`: grpc.aio, or grpc for code without a loop; `secure`: over TLS."""
+    if secure is None:
+        return kind.insecure_channel(address, options=options)
+    return kind.secure_channel(address, secure, options=options)
+
+
 def open_channel(address: str, options: Options = ()) -> Any:
     """A channel for this loop to the service at host:port."""
-    return _open(grpc.aio, address, options)
+    return channel(grpc.aio, address, _ours(), options)
 
 
 def blocking_channel(address: str) -> Any:
     """The same for code without a loop."""
-    return _open(grpc, address, ())
+    return channel(grpc, address, _ours())
 
 
-def _open(kind: Any, address: str, options: Options) -> Any:
+def _ours() -> grpc.ChannelCredentials | None:
     config = settings()
-    secure = credentials(config.tls_ca_file, config.tls_cert_file, config.tls_key_file)
-    if secure is None:
-        return kind.insecure_channel(address, options=options)
-    return kind.secure_channel(address, secure, options=options)
+    return credentials(config.tls_ca_file, config.tls_cert_file, config.tls_key_file)

@@ -160,9 +160,9 @@ async def reserve(room: InvoiceRoom, work: Work, at: list[int]) -> list[int]:
     """Step 3: hold the stock of a batch. Answers what cannot be held; a refusal is made final by its decision row."""
     at = [p for p in at if _in_time(work, p)]
     with_stock = [p for p, takes in zip(at, work.drafts.takes_stock(at), strict=True) if takes]
-    if later := [p for p in with_stock if work.attempt[p] > 1]:
-        unclear = set(later) - set(await _free_earlier_attempts(room, work, later))
-        at, with_stock = ([p for p in some if p not in unclear] for some in (at, with_stock))
+    later = [p for p in with_stock if work.attempt[p] > 1]
+    if later and not await _free_earlier_attempts(room, work, later):
+        at, with_stock = ([p for p in some if p not in set(later)] for some in (at, with_stock))
     if not with_stock:
         return at
     request = work.drafts.reserve_request(with_stock, [work.attempt[p] for p in with_stock])
@@ -202,8 +202,8 @@ async def reserve(room: InvoiceRoom, work: Work, at: list[int]) -> list[int]:
     return [p for p in at if p not in gone or p in work.tombstoned]
 
 
-async def _free_earlier_attempts(room: InvoiceRoom, work: Work, at: list[int]) -> list[int]:
-    """Gives back what earlier attempts may still hold; returns who may go on.
+async def _free_earlier_attempts(room: InvoiceRoom, work: Work, at: list[int]) -> bool:
+    """Gives back what earlier attempts may still hold; False: it is not known whether, and all are answered.
 
     A later attempt is begun only after the row that ends those before it was committed (PROTOCOL R2). Their stock comes
     back behind that answer, or by the resolver: a repeat in between would be refused for what its own request holds.
@@ -214,10 +214,10 @@ async def _free_earlier_attempts(room: InvoiceRoom, work: Work, at: list[int]) -
         reasons = await room.inventory.release_first(earlier, time_left_s=time_left)
     except Refusal as unknown:
         _fail(work, at, unknown)
-        return []
+        return False
     # Impossible by design: the settler opens the letters.
     room.settlers.release.soon([hold for hold, reason in zip(earlier, reasons, strict=True) if reason])
-    return at
+    return True
 
 
 async def _answer_misused(room: InvoiceRoom, work: Work, misused: dict[int, Refusal]) -> None:

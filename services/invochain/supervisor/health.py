@@ -7,6 +7,8 @@ import asyncio
 import grpc
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
+from invochain.chassis import dial
+
 ANSWER_WITHIN_S = 1.0
 
 
@@ -16,11 +18,7 @@ async def grpc_serving(address: str, secure: grpc.ChannelCredentials | None = No
         return False
     # A new channel each time: an old one would wait out its back-off after the first refused connection.
     options = [("grpc.enable_http_proxy", 0)]
-    async with (
-        grpc.aio.secure_channel(address, secure, options=options)
-        if secure
-        else grpc.aio.insecure_channel(address, options=options)
-    ) as channel:
+    async with dial.channel(grpc.aio, address, secure, options) as channel:
         try:
             answer = await health_pb2_grpc.HealthStub(channel).Check(
                 health_pb2.HealthCheckRequest(), timeout=ANSWER_WITHIN_S
