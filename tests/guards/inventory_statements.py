@@ -127,6 +127,15 @@ async def _(world: World, name: str) -> None:
     assert done == {("A", state, "INVOICE"): {"state": "COMMITTED"} for state in ("PENDING", "HELD")}
 
 
+@scenario("inventory", "reservation_confirm")
+async def _(world: World, name: str) -> None:
+    await holds(world)
+    await world.has("reservation", merchant_id="A", reservation_id="another body", fingerprint=bytes(32))
+    states = (*STATES["INVOICE"], "another body")
+    done = await world.changed("reservation", name, *asked(*states), [PRINT] * len(states), len(states))
+    assert done == {("A", "PENDING", "INVOICE"): {"state": "HELD"}}
+
+
 @scenario("inventory", "reservation_due")
 async def _(world: World, name: str) -> None:
     for number, (resolver, state) in enumerate((r, s) for r, states in STATES.items() for s in states):

@@ -83,4 +83,13 @@ messages! {
     struct ReserveStockResult { 1 reservation_id: &'a str, 2 state: i32, 3 error: &'a [u8] }
 
     struct BatchReserveStockResponse { 1 results: Vec<ReserveStockResult<'a>> }
+
+    struct ReservationRef {
+        1 reservation_id: &'a str, 2 merchant_id: &'a str, 3 fingerprint: &'a [u8], 4 resolver: i32, 5 rid: &'a str,
+        6 attempt: i32,
+    }
+
+    struct ConfirmReservationsRequest { 1 reservations: Vec<ReservationRef<'a>> }
+
+    struct SettleResult { 1 reservation_id: &'a str, 2 state: i32, 3 error: &'a [u8] }
 }

@@ -10,5 +10,6 @@ pub mod gst;
 pub mod identity;
 pub mod money;
 pub mod request;
+pub mod settle;
 pub mod stock;
 pub mod wire;

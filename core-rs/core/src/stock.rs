@@ -6,7 +6,7 @@
 
 use crate::identity::{id_from_text, Id};
 use crate::messages;
-use crate::wire::{put_bytes, Malformed, Message, Reader, Value};
+use crate::wire::{put_bytes, put_int, put_nested, Malformed, Message, Reader, Value};
 use std::collections::HashMap;
 
 pub const ITEMS_MAX: usize = 1_000;
@@ -19,6 +19,8 @@ const SKU_OWN_CHARS_MAX: usize = 64;
 pub const TTL_S_MAX: i32 = 86_400;
 /// A partner's hold that says nothing of its life lasts a quarter of an hour.
 pub const TTL_S_DEFAULT: i32 = 900;
+/// Of the contract's ReservationState.
+const PENDING: i64 = 1;
 
 messages! {
     /// invochain.api.inventory.v1.ReservationItem
@@ -278,6 +280,18 @@ fn refuse(line: &Line, row: Option<&Row>, free_milli: i64) -> Option<Refused> {
             })
         }
     }
+}
+
+/// An encoded BatchReserveStockResponse: every hold is PENDING.
+pub fn all_pending(holds: &[Hold]) -> Vec<u8> {
+    let mut out = Vec::with_capacity(44 * holds.len());
+    for hold in holds {
+        put_nested(1, &mut out, |out| {
+            put_bytes(1, hold.id_text.as_bytes(), out);
+            put_int(2, PENDING, out);
+        });
+    }
+    out
 }
 
 fn decode(bytes: &[u8]) -> Result<BatchReserveStockRequest<'_>, Malformed> {

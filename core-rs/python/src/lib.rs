@@ -10,6 +10,7 @@ mod identity;
 mod invoice;
 mod party;
 mod results;
+mod settle;
 mod stock;
 mod transport;
 
@@ -25,6 +26,7 @@ fn _core(m: &Bound<'_, PyModule>) -> PyResult<()> {
     invoice::register(m)?;
     party::register(m)?;
     results::register(m)?;
+    settle::register(m)?;
     stock::register(m)?;
     transport::register(m)?;
     Ok(())

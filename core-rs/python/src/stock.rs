@@ -3,6 +3,7 @@ use crate::gst::tables;
 use invochain_core::stock as core;
 use pyo3::exceptions::PyOverflowError;
 use pyo3::prelude::*;
+use pyo3::types::PyBytes;
 use std::collections::HashMap;
 
 type Id = [u8; 16];
@@ -182,6 +183,12 @@ impl Holds {
                 .collect(),
             holds.iter().map(|hold| hold.ttl_s).collect(),
         )
+    }
+
+    /// The answer to one call, all of whose holds were made.
+    fn all_pending<'py>(&self, py: Python<'py>, call: usize) -> Bound<'py, PyBytes> {
+        let holds = &self.0.holds[self.0.starts[call]..self.0.starts[call + 1]];
+        PyBytes::new(py, &core::all_pending(holds))
     }
 }
 

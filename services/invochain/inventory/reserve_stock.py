@@ -177,6 +177,8 @@ class Batch:
         self.fingerprints = self.holds.fingerprints()
         self.resolvers = self.holds.resolvers()
         self.outcomes: dict[int, Outcome] = {}
+        # Made here, and committed.
+        self.made: set[int] = set()
         # Answered with what was decided before.
         self.replayed: set[int] = set()
         self.busy: dict[int, tuple[bytes, str]] = {}
@@ -222,6 +224,7 @@ class Batch:
             async with postgres.transaction(BATCH_WAIT_S) as tx:
                 await _decide(tx, self, chosen, done, wait=wait)
             self.outcomes.update(done.outcomes)
+            self.made.update(done.made)
             self.replayed |= done.replayed
             self.busy.update(done.busy)
             chosen = done.again
@@ -269,8 +272,12 @@ class Batch:
     def answer(self) -> list[Asked]:
         """Answers the calls whose holds are all decided; returns the others."""
         left = []
-        for call, start, end in self._calls():
+        for number, (call, start, end) in enumerate(self._calls()):
             holds = range(start, end)
+            if holds and all(index in self.made for index in holds):
+                if not call.answer.done():
+                    call.reply(self.holds.all_pending(number))
+                continue
             first = [self._same_as.get(index, index) for index in holds]
             if any(index in self.busy or self._unlike.get(index) in self.busy for index in first):
                 left.append(call)
@@ -297,6 +304,7 @@ class Decided:
     """What a transaction decided; it counts once that has committed."""
 
     outcomes: dict[int, Outcome] = field(default_factory=dict)
+    made: list[int] = field(default_factory=list)
     replayed: set[int] = field(default_factory=set)
     busy: dict[int, tuple[bytes, str]] = field(default_factory=dict)
     again: list[int] = field(default_factory=list)
@@ -333,6 +341,7 @@ async def _decide(tx: Tx, batch: Batch, chosen: list[int], done: Decided, *, wai
     if won:
         await stock_rows.reserve(tx, *holds.sums(won))
     done.outcomes.update(dict.fromkeys(won, PENDING))
+    done.made += won
 
     final: list[tuple[int, Refusal]] = []
     for index, reason, sku, asked_milli, free_milli, asked, kept in refused:
@@ -373,7 +382,10 @@ async def _insert(tx: Tx, batch: Batch, granted: list[int]) -> list[int]:
         return []
     ordered = sorted(granted, key=lambda index: batch.ids[index].lower())
     rows = batch.holds.rows(ordered)
-    won = {(row["merchant_id"], row["reservation_id"]) for row in await tx.fetch(INSERT, *rows)}
+    row = await tx.fetchrow(INSERT, *rows, len(ordered))
+    if row is None or row["written"] == len(ordered):
+        return ordered
+    won = set(zip(row["merchant_ids"] or (), row["reservation_ids"] or (), strict=True))
     return [index for index, *name in zip(ordered, rows[0], rows[1], strict=True) if tuple(name) in won]
 
 
@@ -386,19 +398,27 @@ JOIN reservation USING (merchant_id, reservation_id, resolver)
 """,
 )
 
+# Which of them were written is told only if not all of them were.
 INSERT = Sql(
     "reservation_insert",
     """
-INSERT INTO reservation (
-    merchant_id, reservation_id, resolver, state, rid, attempt, fingerprint, skus, quantities_milli, expire_time
+WITH written AS (
+    INSERT INTO reservation (
+        merchant_id, reservation_id, resolver, state, rid, attempt, fingerprint, skus, quantities_milli, expire_time
+    )
+    SELECT
+        merchant_id, reservation_id, resolver, 'PENDING', rid, attempt, fingerprint, skus::text[],
+        quantities_milli::bigint[], CASE WHEN ttl_s > 0 THEN now() + make_interval(secs => ttl_s) END
+    FROM unnest(
+        $1::uuid[], $2::uuid[], $3::text[], $4::uuid[], $5::int[], $6::bytea[], $7::text[], $8::text[], $9::int[]
+    ) AS granted (merchant_id, reservation_id, resolver, rid, attempt, fingerprint, skus, quantities_milli, ttl_s)
+    ON CONFLICT DO NOTHING
+    RETURNING merchant_id, reservation_id
 )
 SELECT
-    merchant_id, reservation_id, resolver, 'PENDING', rid, attempt, fingerprint, skus::text[],
-    quantities_milli::bigint[], CASE WHEN ttl_s > 0 THEN now() + make_interval(secs => ttl_s) END
-FROM unnest(
-    $1::uuid[], $2::uuid[], $3::text[], $4::uuid[], $5::int[], $6::bytea[], $7::text[], $8::text[], $9::int[]
-) AS granted (merchant_id, reservation_id, resolver, rid, attempt, fingerprint, skus, quantities_milli, ttl_s)
-ON CONFLICT DO NOTHING
-RETURNING merchant_id, reservation_id
+    count(*) AS written,
+    CASE WHEN count(*) < $10::bigint THEN array_agg(merchant_id) END AS merchant_ids,
+    CASE WHEN count(*) < $10::bigint THEN array_agg(reservation_id) END AS reservation_ids
+FROM written
 """,
 )

@@ -10,18 +10,19 @@ from invochain.chassis.call import Call
 from invochain.chassis.ids import from_text, to_text
 from invochain.chassis.pages import Pages
 from invochain.chassis.postgres import Postgres
-from invochain.chassis.rpc import rpc
+from invochain.chassis.rpc import decode, rpc
 from invochain.durable import decisions
 from invochain.errors import FieldViolation, Refusal, ServiceOnly, Told, ValidationFailed
 from invochain.inventory import adjust_stock, list_pending, partner_keys, read_stock
 from invochain.inventory.look_up_holds import look_up_holds
 from invochain.inventory.reservation import DECIDERS, INVOICE, NONE, REFS_MAX, ReservationNotFound
 from invochain.inventory.reserve_stock import Reserving
-from invochain.inventory.settle_reservation import CONFIRM, RELEASE, Move, Ref
+from invochain.inventory.settle_reservation import CONFIRM, RELEASE, Move, Outcome, Ref
 from invochain.inventory.settling import Settling
 
 # What a merchant's call leaves to the server (PROTOCOL 4.2, who may).
 SERVICE_FIELDS = ("reservation_id", "merchant_id", "resolver", "rid", "attempt", "fingerprint")
+SETTLING = "settling what an invoice holds"
 
 
 class InventoryServicer:
@@ -86,9 +87,13 @@ class InventoryServicer:
         return result
 
     @rpc(roles=("STOCK_KEEPER",), services_too=True)
-    async def ConfirmReservations(
-        self, call: Call, request: pb.ConfirmReservationsRequest
-    ) -> pb.SettleReservationsResponse:
+    async def ConfirmReservations(self, call: Call) -> bytes | pb.SettleReservationsResponse:
+        if call.principal.service:
+            call.principal.needs_service(SETTLING, *DECIDERS)
+            if refs := core.Refs.read(call.raw):
+                outcomes = await self._settling.confirm(call, refs)
+                return refs.all_held() if outcomes is None else _settled(refs.id_texts(), outcomes)
+        request = decode(pb.ConfirmReservationsRequest, call.raw)
         return await self._settle(call, CONFIRM, request.reservations)
 
     @rpc(roles=("STOCK_KEEPER",), services_too=True)
@@ -101,17 +106,10 @@ class InventoryServicer:
         self, call: Call, moves: dict[str, Move], refs: Sequence[pb.ReservationRef]
     ) -> pb.SettleReservationsResponse:
         if call.principal.service:
-            call.principal.needs_service("settling what an invoice holds", *DECIDERS)
+            call.principal.needs_service(SETTLING, *DECIDERS)
         move = moves[INVOICE if call.principal.service else NONE]
         outcomes = await self._settling.settle(call, move, _refs(call, move, refs))
-        return pb.SettleReservationsResponse(
-            results=[
-                pb.SettleResult(reservation_id=ref.reservation_id, error=outcome.to_status())
-                if isinstance(outcome, Refusal)
-                else pb.SettleResult(reservation_id=ref.reservation_id, state=outcome)
-                for ref, outcome in zip(refs, outcomes, strict=True)
-            ]
-        )
+        return _settled([ref.reservation_id for ref in refs], outcomes)
 
     @rpc(services_too=True)
     async def ListPendingReservations(
@@ -132,6 +130,17 @@ class InventoryServicer:
         except ValidationFailed:
             raise ReservationNotFound(request.reservation_id[:40]) from None
         return await read_stock.get_reservation(self._postgres, call.principal.merchant_id, reservation_id)
+
+
+def _settled(ids: Sequence[str], outcomes: Sequence[Outcome]) -> pb.SettleReservationsResponse:
+    return pb.SettleReservationsResponse(
+        results=[
+            pb.SettleResult(reservation_id=one, error=outcome.to_status())
+            if isinstance(outcome, Refusal)
+            else pb.SettleResult(reservation_id=one, state=outcome)
+            for one, outcome in zip(ids, outcomes, strict=True)
+        ]
+    )
 
 
 def _refs(call: Call, move: Move, refs: Sequence[pb.ReservationRef]) -> list[Ref]:

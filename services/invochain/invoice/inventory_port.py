@@ -94,17 +94,15 @@ class InventoryPort:
 
     async def confirm(self, holds: Sequence[Hold]) -> list[str]:
         """Makes holds lasting. One entry an item: empty, or the reason it was refused."""
-        request = api.ConfirmReservationsRequest(reservations=[hold.ref() for hold in holds])
+        request = _settle_request(holds)
         await faults.reach("confirm.send")
-        response = await self._channel.call(self._stub.ConfirmReservations, request, timeout_s=SETTLE_TIMEOUT_S)
-        return [Told(result.error).reason if result.HasField("error") else "" for result in response.results]
+        return _reasons(await self._channel.call(self._raw.ConfirmReservations, request, timeout_s=SETTLE_TIMEOUT_S))
 
     async def release(self, holds: Sequence[Hold], timeout_s: float = SETTLE_TIMEOUT_S) -> list[str]:
         """Gives holds back, after a durable negative decision only (PROTOCOL R2). Entries as `confirm`."""
-        request = api.ReleaseReservationsRequest(reservations=[hold.ref() for hold in holds])
+        request = _settle_request(holds)
         await faults.reach("release.send")
-        response = await self._channel.call(self._stub.ReleaseReservations, request, timeout_s=timeout_s)
-        return [Told(result.error).reason if result.HasField("error") else "" for result in response.results]
+        return _reasons(await self._channel.call(self._raw.ReleaseReservations, request, timeout_s=timeout_s))
 
     async def release_first(self, holds: Sequence[Hold], *, time_left_s: float) -> list[str]:
         """`release` for a caller who waits for it: through bulkhead and breaker, and no longer than a Reserve."""
@@ -153,6 +151,14 @@ class InventoryPort:
 
     async def close(self) -> None:
         await self._channel.close()
+
+
+def _settle_request(holds: Sequence[Hold]) -> bytes:
+    return core.settle_request([(hold.merchant_id, hold.rid, hold.attempt, hold.fingerprint) for hold in holds])
+
+
+def _reasons(raw: bytes) -> list[str]:
+    return [Told.from_bytes(status).reason if status else "" for _state, status in core.reserve_results(raw)]
 
 
 def _good_and_bad(refusals: Sequence[Told | None]) -> tuple[int, int]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 
 import pytest
+from prometheus_client import REGISTRY
 
 from invochain import core
 from invochain.api.inventory.v1 import inventory_service_pb2 as pb
@@ -81,6 +82,11 @@ async def told(shop: Shop, move: Move, name: Ref) -> str:
     return outcome.reason if isinstance(outcome, Refusal) else outcome
 
 
+def statements(*names: str) -> list[float]:
+    """How often each was run so far."""
+    return [REGISTRY.get_sample_value("pg_query_duration_seconds_count", {"statement": name}) or 0 for name in names]
+
+
 class TestMoves:
     @pytest.mark.parametrize(("resolver", "state", "move", "expected"), CASES)
     async def test_a_move_from_a_state(self, shop: Shop, resolver: str, state: str, move: str, expected: str) -> None:
@@ -138,6 +144,48 @@ class TestConfirmAndReleaseCalls:
         ]
         assert told == ["HELD", "RESERVATION_GONE", "KEY_REUSED_WITH_DIFFERENT_PAYLOAD", "HELD", "HELD"]
         assert [r.reservation_id for r in response.results] == [r.reservation_id for r in request.reservations]
+
+    async def test_holds_that_wait_are_confirmed_by_one_statement(self, shop: Shop) -> None:
+        """However many calls name them; a repeat is looked at hold by hold and says the same."""
+        await shop.add("BOLT", 10)
+        holds = [ref(await shop.hold(BOLT=1)) for _ in range(4)]
+        request = pb.ConfirmReservationsRequest(reservations=holds)
+        before = statements("reservation_confirm", "reservation_move", "reservation_lock")
+
+        first = await shop.stub.ConfirmReservations(request, **shop.service())
+
+        assert statements("reservation_confirm", "reservation_move", "reservation_lock") == [before[0] + 1, *before[1:]]
+        assert [(one.reservation_id, one.state) for one in first.results] == [
+            (one.reservation_id, pb.HELD) for one in holds
+        ]
+        assert await shop.stub.ConfirmReservations(request, **shop.service()) == first
+        assert statements("reservation_lock") == [before[2] + 1]
+        assert await shop.stock("BOLT") == (10, 4)
+
+    async def test_a_confirm_tells_of_each_hold_how_it_stands(self, shop: Shop) -> None:
+        """One that waits, among others that went on or were given back, or that another body holds."""
+        await shop.add("BOLT", 20)
+        requests = [await shop.hold(BOLT=1) for _ in range(5)]
+        names = [Ref(SELLER, from_text(r.reservation_id, ""), FINGERPRINT, from_text(r.rid, "")) for r in requests]
+        for move, name in zip((SELL, REVERSE, RELEASE["INVOICE"]), names, strict=False):
+            await told(shop, move, name)
+        asked = [ref(one) for one in requests[:4]] + [ref(requests[4], b"g" * 32)]
+
+        response = await shop.stub.ConfirmReservations(
+            pb.ConfirmReservationsRequest(reservations=asked), **shop.service()
+        )
+
+        assert [
+            reason_of(r.error) if r.HasField("error") else pb.ReservationState.Name(r.state) for r in response.results
+        ] == ["COMMITTED", "REVERSED", "RESERVATION_GONE", "HELD", "KEY_REUSED_WITH_DIFFERENT_PAYLOAD"]
+        states = {row["reservation_id"].bytes: row["state"] for row in await shop.sql("SELECT * FROM reservation")}
+        assert [states[name.reservation_id] for name in names] == [
+            "COMMITTED",
+            "REVERSED",
+            "RELEASED",
+            "HELD",
+            "PENDING",
+        ]
 
     async def test_a_release_of_an_unknown_id_leaves_a_tombstone_with_its_owner(self, shop: Shop) -> None:
         """The tombstone keeps rid, attempt and fingerprint, belongs to the invoice service and holds nothing."""
