@@ -36,7 +36,6 @@ from invochain.workers.relay import Relay
 from tests.simulation.world import CALM, REQUESTS, Died, Network, OneAtATime, Process, RepeatingBroker, World, here
 
 REQUESTS |= {
-    "ConfirmReservations": stock_pb.ConfirmReservationsRequest,
     "ReleaseReservations": stock_pb.ReleaseReservationsRequest,
     "ListPendingReservations": stock_pb.ListPendingReservationsRequest,
 }

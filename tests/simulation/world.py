@@ -208,11 +208,10 @@ class Network:
         call = Call(method.name, principal, raw, clock.monotonic() + timeout_s, arrived=clock.monotonic())
         told: bytes | Refusal
         try:
-            if method.name == "BatchReserveStock":
-                told = await servicer.BatchReserveStock(call)
-            else:
-                request = REQUESTS[method.name].FromString(raw)
-                told = (await getattr(servicer, method.name)(call, request)).SerializeToString()
+            # Methods that read the bytes themselves take no message.
+            read = [REQUESTS[method.name].FromString(raw)] if method.name in REQUESTS else []
+            response = await getattr(servicer, method.name)(call, *read)
+            told = response if isinstance(response, bytes) else response.SerializeToString()
         except Refusal as refusal:
             told = DependencyDown(self.what) if refusal.code in UNKNOWN else Told(refusal.to_status())
         process.go_on()

@@ -1,6 +1,6 @@
 """Reserve: holds stock for a batch of requests, each wholly or not at all.
 
-    calls ─▶ core.Holds ─▶ one pass: lock free rows, look for known ids, grant, write ─▶ answers
+    calls ─▶ core.Holds ─▶ one pass: lock free rows, grant, write, look for ids that were there ─▶ answers
                                  └─ a busy row ─▶ that SKU's lane ─▶ a pass that waits ─▶ answers
 
 Nothing is given twice: what is granted is decided by the core from numbers that are locked. Items get their own answer
@@ -319,12 +319,19 @@ async def _decide(tx: Tx, batch: Batch, chosen: list[int], done: Decided, *, wai
     missing: list[int] = []
     if len(locked.places) < len(keys):
         missing = [keys[place] for place in await stock_rows.absent(tx, merchant_ids, skus)]
-    left = await _look(tx, batch, chosen, done)
+    partners = [index for index in chosen if batch.resolvers[index] == NONE]
+    await _look(tx, batch, partners, done)
 
+    new = [index for index in chosen if index not in done.outcomes]
     granted, busy, refused = holds.grant(
-        left, [keys[place] for place in locked.places], locked.units, locked.free_milli, missing
+        new, [keys[place] for place in locked.places], locked.units, locked.free_milli, missing
     )
+    # A service's id is looked for only if it is not written below: nearly all are new.
+    doubtful = {index for index, _ in busy} | {refusal[0] for refusal in refused}
+    await _look(tx, batch, sorted(doubtful - set(partners)), done)
     for index, key in busy:
+        if index in done.outcomes:
+            continue
         if wait:
             # Made between the two statements: neither locked nor absent.
             done.again.append(index)
@@ -336,8 +343,8 @@ async def _decide(tx: Tx, batch: Batch, chosen: list[int], done: Decided, *, wai
     won = await _insert(tx, batch, [index for index in granted if index not in lost])
     if len(won) < len(granted):
         lost = set(granted) - set(won)
-        again = await _look(tx, batch, sorted(lost), done)
-        done.again += again
+        await _look(tx, batch, sorted(lost), done)
+        done.again += [index for index in sorted(lost) if index not in done.outcomes]
     if won:
         await stock_rows.reserve(tx, *holds.sums(won))
     done.outcomes.update(dict.fromkeys(won, PENDING))
@@ -345,6 +352,8 @@ async def _decide(tx: Tx, batch: Batch, chosen: list[int], done: Decided, *, wai
 
     final: list[tuple[int, Refusal]] = []
     for index, reason, sku, asked_milli, free_milli, asked, kept in refused:
+        if index in done.outcomes:
+            continue
         refusal = refusal_of(reason, sku, asked_milli, free_milli, asked, kept)
         if lost and refusal.reason == "INSUFFICIENT_STOCK":
             done.again.append(index)
@@ -359,9 +368,11 @@ async def _decide(tx: Tx, batch: Batch, chosen: list[int], done: Decided, *, wai
         done.again += late
 
 
-async def _look(tx: Tx, batch: Batch, chosen: list[int], done: Decided) -> list[int]:
-    """Answers the holds that were decided before and returns the others. A new statement, so that it sees what
-    committed while this transaction waited for its stock rows."""
+async def _look(tx: Tx, batch: Batch, chosen: list[int], done: Decided) -> None:
+    """Answers the holds that were decided before. A new statement, so that it sees what committed while this
+    transaction waited for its stock rows."""
+    if not chosen:
+        return
     holds = batch.holds
     if partners := [index for index in chosen if batch.resolvers[index] == NONE]:
         for index, refusal in (await partner_keys.refused(tx, holds, batch.fingerprints, partners)).items():
@@ -373,7 +384,6 @@ async def _look(tx: Tx, batch: Batch, chosen: list[int], done: Decided) -> list[
             batch.ids[index], batch.resolvers[index], row["state"], row["fingerprint"], batch.fingerprints[index]
         )
         done.replayed.add(index)
-    return [index for index in chosen if index not in done.outcomes]
 
 
 async def _insert(tx: Tx, batch: Batch, granted: list[int]) -> list[int]:
