@@ -20,6 +20,7 @@ import time
 import urllib.request
 from collections import defaultdict
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import batches
@@ -28,24 +29,28 @@ from copying import Copies
 from ghz import ROOT, describe, find_ghz, latencies, run_ghz
 from stack import Shop, Stack
 
-# Callers of the closed loops, apart from the row that sweeps them; the best of 1, 10, 50 and 200 on two cores.
-CALLERS = 200
-SWEPT = {1: 16, 10: 4, 50: 2, 200: 1}
+# Callers of a closed loop, and what part of its calls they make.
+SWEPT = {1: 32, 10: 8, 50: 4, 200: 2, 800: 1, 1_600: 1}
+# Those of the other loops: so many share their batches that more bring little, and each waits less than half a second.
+CALLERS = 800
+# Connections over REST: its load is made in Python, and more of them would measure that.
+REST_CALLERS = 200
 BATCH_ITEMS = 100
-BATCHES_IN_FLIGHT = 4
+# As many as the service puts into batches of its own at a time, several times over.
+BATCHES_IN_FLIGHT = 16
 HOLDS = 1_000
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--seconds", type=int, default=60, help="of the open loops")
-    parser.add_argument("--calls", type=int, default=4_000, help="of each closed loop")
+    parser.add_argument("--calls", type=int, default=8_000, help="of each closed loop")
     parser.add_argument("--rounds", type=int, default=5, help="interleaved rounds; medians are reported")
     parser.add_argument("--quick", action="store_true", help="a tenth of it, not kept: does every row run?")
     parser.add_argument("--set", action="append", default=[], metavar="NAME=VALUE", help="a setting of the services")
     chosen = parser.parse_args()
     if chosen.quick:
-        chosen.seconds, chosen.calls, chosen.rounds = 3, 400, 2
+        chosen.seconds, chosen.calls, chosen.rounds = 3, 800, 2
     ghz = find_ghz()
     describe()
     settings = dict(one.split("=", 1) for one in chosen.set)
@@ -67,7 +72,6 @@ class Rows:
         self._floor = stack.floor(json.dumps(first).encode())
         self._holds = batches.Holds(stack.state, first["merchant_id"], "SKU-8")
         self._copies = {1: Copies(stack.state), 10: Copies(stack.state)}
-        self._callers = self._callers_of(CALLERS)
         # Of the invoice process and of the empty handler: CPU a call, milliseconds.
         self._cpu: dict[str, list[float]] = defaultdict(list)
 
@@ -75,11 +79,13 @@ class Rows:
         self._create("-n", "1000", "-c", "50", "--connections", "8")
         print(f"open loops, 100 a second for {self._chosen.seconds} s", flush=True)
         open_loops = self._open_loops()
-        rows: dict[str, Callable[[], float]] = {
-            "empty grpc.aio handler, calls/s": self._empty,
-            "CreateInvoice, 1,000 SKUs": self._spread_out,
-            "CreateInvoice, one SKU": lambda: self._create(*self._callers, data=self._spread[7])["rps"],
-            "CreateInvoice, 10 lines": lambda: self._create(*self._callers, data=self._ten_lines, part=2)["rps"],
+        rows: dict[str, Callable[[], float]] = {}
+        for callers in SWEPT:
+            rows[_empty(callers)] = partial(self._nothing, callers)
+            rows[_create(callers)] = partial(self._spread_out, callers)
+        rows |= {
+            "CreateInvoice, one SKU": lambda: self._create(*_of(CALLERS), data=self._spread[7])["rps"],
+            "CreateInvoice, 10 lines": lambda: self._create(*_of(CALLERS), data=self._ten_lines, part=2)["rps"],
             "AcceptInvoice": self._accepted,
             "CreateInvoice, REST through the gateway": self._through_the_gateway,
             "BatchCreateInvoices of 100, 1 line": lambda: self._batches(1),
@@ -89,10 +95,6 @@ class Rows:
             "BatchReserveStock of 1,000, one SKU": lambda: asyncio.run(self._holds.by_service(self._some(8), HOLDS)),
             "the same rows by hand": lambda: asyncio.run(self._holds.by_hand(self._some(8), HOLDS)),
         }
-        for callers in SWEPT:
-            if callers != CALLERS:
-                rows[f"empty handler, {callers} callers"] = lambda c=callers: self._swept(c, self._floor)  # type: ignore[misc]
-                rows[f"CreateInvoice, {callers} callers"] = lambda c=callers: self._swept(c)  # type: ignore[misc]
         found: dict[str, list[float]] = defaultdict(list)
         for number in range(self._chosen.rounds):
             for name, row in rows.items():
@@ -111,41 +113,42 @@ class Rows:
 
     # ------------------------------------------------------------ rows
 
-    def _empty(self) -> float:
+    def _nothing(self, callers: int) -> float:
         before = self._stack.floor_cpu_s()
-        answer = self._create(*self._callers, address=self._floor)
-        self._cpu["empty handler"].append(1_000 * (self._stack.floor_cpu_s() - before) / answer["count"])
+        answer = self._create(*_of(callers), address=self._floor, part=SWEPT[callers])
+        if callers == CALLERS:
+            self._cpu["empty handler"].append(1_000 * (self._stack.floor_cpu_s() - before) / answer["count"])
         return float(answer["rps"])
 
-    def _spread_out(self) -> float:
+    def _spread_out(self, callers: int) -> float:
         before = self._metric("invoice", "process_cpu_seconds_total")
-        answer = self._create(*self._callers)
+        answer = self._create(*_of(callers), part=SWEPT[callers])
         spent = self._metric("invoice", "process_cpu_seconds_total") - before
-        self._cpu["invoice process"].append(1_000 * spent / answer["count"])
+        if callers == CALLERS:
+            self._cpu["invoice process"].append(1_000 * spent / answer["count"])
         return float(answer["rps"])
 
     def _accepted(self) -> float:
         made = [{"invoice_id": one} for one in self._issue(max(1, self._calls // BATCH_ITEMS), 1)[1]]
-        bounds = ("-n", str(len(made)), "-c", str(CALLERS), "--connections", "8")
+        bounds = ("-n", str(len(made)), *_of(CALLERS))
         answer = run_ghz(self._ghz, self._addresses["invoice"], "AcceptInvoice", made, self._shop.buyer_token, *bounds)
         return _all_ok(answer)["rps"]
 
     def _through_the_gateway(self) -> float:
         address = self._addresses["gateway"]
         bodies = [one["invoice"] for one in self._spread]
-        made = rest.requests(address, "/v1/invoices", bodies, self._shop.seller_token, self._calls)
-        return asyncio.run(rest.per_second(address, made, min(CALLERS, self._calls)))
+        made = rest.requests(
+            address, "/v1/invoices", bodies, self._shop.seller_token, max(REST_CALLERS, self._calls // 2)
+        )
+        return asyncio.run(rest.per_second(address, made, REST_CALLERS))
 
     def _batches(self, lines: int) -> float:
-        per_second, issued = self._issue(self._some(40 if lines == 1 else 16), lines)
+        per_second, issued = self._issue(self._some(80 if lines == 1 else 32), lines)
         asyncio.run(self._copies[lines].take(issued, BATCH_ITEMS))
         return per_second
 
     def _copied(self, lines: int) -> float:
         return asyncio.run(self._copies[lines].per_second(BATCH_ITEMS, BATCHES_IN_FLIGHT))
-
-    def _swept(self, callers: int, address: str = "") -> float:
-        return float(self._create(*self._callers_of(callers), address=address, part=SWEPT[callers])["rps"])
 
     def _open_loops(self) -> dict[str, Any]:
         count = 100 * self._chosen.seconds
@@ -170,9 +173,6 @@ class Rows:
 
     def _some(self, batches_of_a_round: int) -> int:
         return 4 if self._chosen.quick else batches_of_a_round
-
-    def _callers_of(self, callers: int) -> tuple[str, ...]:
-        return ("-c", str(callers), "--connections", str(min(callers, 8)))
 
     def _create(self, *more: str, data: Any = None, address: str = "", part: int = 1) -> dict[str, Any]:
         if "-n" not in more:
@@ -212,25 +212,35 @@ def _all_ok(answer: dict[str, Any]) -> dict[str, Any]:
 
 def _ratios(medians: dict[str, float]) -> dict[str, float]:
     """The rows of the table in README.md; each names what it is divided by."""
+    best_of = partial(max, key=medians.__getitem__)
+    spread = _create(CALLERS)
     pairs = {
-        "CreateInvoice to the empty handler": ("CreateInvoice, 1,000 SKUs", "empty grpc.aio handler, calls/s"),
-        "one SKU to 1,000": ("CreateInvoice, one SKU", "CreateInvoice, 1,000 SKUs"),
-        "10 lines to 1": ("CreateInvoice, 10 lines", "CreateInvoice, 1,000 SKUs"),
-        "AcceptInvoice to CreateInvoice": ("AcceptInvoice", "CreateInvoice, 1,000 SKUs"),
-        "gateway to direct": ("CreateInvoice, REST through the gateway", "CreateInvoice, 1,000 SKUs"),
+        "CreateInvoice to the empty handler, each at its best": (
+            best_of(map(_create, SWEPT)),
+            best_of(map(_empty, SWEPT)),
+        ),
+        **{f"CreateInvoice to the empty handler, {n} callers": (_create(n), _empty(n)) for n in SWEPT},
+        "one SKU to 1,000": ("CreateInvoice, one SKU", spread),
+        "10 lines to 1": ("CreateInvoice, 10 lines", spread),
+        "AcceptInvoice to CreateInvoice": ("AcceptInvoice", spread),
+        "gateway to direct": ("CreateInvoice, REST through the gateway", _create(REST_CALLERS)),
         "batches to COPY, 1 line": ("BatchCreateInvoices of 100, 1 line", "COPY of those rows, 1 line"),
         "batches to COPY, 10 lines": ("BatchCreateInvoices of 100, 10 lines", "COPY of those rows, 10 lines"),
         "reservations to those by hand": ("BatchReserveStock of 1,000, one SKU", "the same rows by hand"),
-        **{
-            f"CreateInvoice to the empty handler, {callers} callers": (
-                f"CreateInvoice, {callers} callers",
-                f"empty handler, {callers} callers",
-            )
-            for callers in SWEPT
-            if callers != CALLERS
-        },
     }
     return {name: round(medians[above] / medians[below], 2) for name, (above, below) in pairs.items()}
+
+
+def _create(callers: int) -> str:
+    return f"CreateInvoice, {callers} callers"
+
+
+def _empty(callers: int) -> str:
+    return f"empty grpc.aio handler, {callers} callers"
+
+
+def _of(callers: int) -> tuple[str, ...]:
+    return ("-c", str(callers), "--connections", str(min(callers, 8)))
 
 
 def report(figures: dict[str, Any], *, keep: bool = True, name: str = "") -> None:
