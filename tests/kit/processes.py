@@ -45,7 +45,7 @@ COMMANDS = {**{name: ("serve", name) for name in SERVICES}, "workers": ("run", "
 # A client that finds a killed service again soon after it is back.
 RECONNECT = [
     ("grpc.initial_reconnect_backoff_ms", 50),
-    ("grpc.min_reconnect_backoff_ms", 50),
+    ("grpc.min_reconnect_backoff_ms", 3_000),
     ("grpc.max_reconnect_backoff_ms", 200),
     ("grpc.enable_retries", 0),
 ]

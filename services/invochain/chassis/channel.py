@@ -12,13 +12,15 @@ from invochain.chassis.tokens import ServiceIdentity
 from invochain.chassis.trace import Trace
 from invochain.errors import Code, DependencyDown, Refusal, Told
 
-_OPTIONS = [
+OPTIONS = [
     ("grpc.enable_retries", 0),
     ("grpc.max_receive_message_length", 16 * 1024 * 1024),
     ("grpc.max_send_message_length", 4 * 1024 * 1024),
     ("grpc.keepalive_time_ms", 30_000),
     ("grpc.initial_reconnect_backoff_ms", 100),
-    ("grpc.min_reconnect_backoff_ms", 100),
+    # The least time a connection may take until it can be used, TLS included; else that is the pause before the next
+    # try, 1.2 s at most, and on a busy machine each try would be given up a moment too early, for ever.
+    ("grpc.min_reconnect_backoff_ms", 3_000),
     ("grpc.max_reconnect_backoff_ms", 1_000),
 ]
 
@@ -27,7 +29,7 @@ class Channel:
     """A channel to one service, speaking as `identity`."""
 
     def __init__(self, address: str, identity: ServiceIdentity, what: str) -> None:
-        self.channel = open_channel(address, _OPTIONS)
+        self.channel = open_channel(address, OPTIONS)
         self._identity, self.what = identity, what
 
     def metadata(self, trace: Trace | None) -> tuple[tuple[str, str], ...]:

@@ -11,10 +11,12 @@ from pathlib import Path
 import grpc
 import pytest
 
+from invochain.chassis.channel import OPTIONS
 from invochain.chassis.door import Tls
 from invochain.chassis.server import Server
 from tests.integration.transport.probe import SERVICE, Doorkeeper, Probe, fails
 from tests.kit.certificates import Authority, Pair
+from tests.kit.fault_proxy import Link
 
 
 @dataclass
@@ -76,6 +78,19 @@ async def test_a_call_over_tls(secure: Secure):
 
 async def test_a_caller_that_does_not_trust_us_stays_away(secure: Secure):
     assert grpc.StatusCode.UNAVAILABLE == (await fails(secure.echo(None, roots=Authority("other").pem))).code()
+
+
+async def test_a_handshake_that_takes_longer_than_the_pause_between_two_tries(secure: Secure):
+    """As between busy machines: what sets the connection up takes 1.6 s, and the channel does not give it up sooner."""
+    link = await Link("slow", "127.0.0.1", secure.port).start()
+    link.delay(0.4)
+    credentials = grpc.ssl_channel_credentials(secure.ours.pem)
+    try:
+        async with grpc.aio.secure_channel(f"127.0.0.1:{link.port}", credentials, OPTIONS) as slow:
+            echo = slow.unary_unary(f"/{SERVICE}/Echo")
+            assert b"secret" == await echo(b"secret", timeout=20, wait_for_ready=True)
+    finally:
+        await link.close()
 
 
 async def test_plain_text_is_not_served(secure: Secure):

@@ -33,7 +33,9 @@ _OPTIONS: Sequence[tuple[str, Any]] = (
     ("grpc.keepalive_time_ms", 30_000),
     ("grpc.keepalive_timeout_ms", 5_000),
     ("grpc.initial_reconnect_backoff_ms", 100),
-    ("grpc.min_reconnect_backoff_ms", 100),
+    # The least time a connection may take until it can be used, TLS included; else that is the pause before the next
+    # try, 1.2 s at most, and over a slow link no try would ever be long enough.
+    ("grpc.min_reconnect_backoff_ms", 5_000),
     ("grpc.max_reconnect_backoff_ms", 1_000),
     ("grpc.primary_user_agent", f"invochain-client-python/{VERSION}"),
 )
