@@ -12,14 +12,21 @@ from dataclasses import dataclass, field
 from invochain import core
 from invochain.chassis import clock, faults
 from invochain.chassis.ids import Id
-from invochain.chassis.postgres import Tx
+from invochain.chassis.postgres import CommitUnknown, Tx
 from invochain.errors import Refusal, SagaAborted
 from invochain.invoice import decide_sql as sql
 from invochain.invoice.invoice import CREATE, FIRST_ACTIONS, NumberTaken
 from invochain.invoice.name_locks import names_of
 from invochain.invoice.number_series import lock_series, take_numbers
 from invochain.invoice.room import InvoiceRoom, SeriesKey
-from invochain.invoice.standing import Standing, answer_loser, give_back, read_standings, refusal_of
+from invochain.invoice.standing import (
+    Standing,
+    after_unknown_commit,
+    answer_loser,
+    give_back,
+    read_standings,
+    refusal_of,
+)
 from invochain.invoice.work import Work
 from invochain.invoice.write_invoices import Issued, insert_invoices
 
@@ -91,6 +98,19 @@ async def decide(room: InvoiceRoom, work: Work, at: list[int], *, wait: bool = F
         else:
             answer_loser(room, work, position, standing)
     return verdict
+
+
+async def settle_one_batch(room: InvoiceRoom, work: Work, at: list[int], *, wait: bool = False) -> Verdict:
+    """`decide`, unless its time is over; and after an unknown COMMIT a fresh look: a row is an answer, none is not."""
+    await faults.reach("decide.begin")
+    if clock.monotonic() - work.started > room.task_life_s:
+        # A zombie that was stopped and came back must decide nothing (PROTOCOL 3a).
+        raise SagaAborted()
+    try:
+        return await decide(room, work, at, wait=wait)
+    except CommitUnknown:
+        await after_unknown_commit(room, work, at)
+        return Verdict()
 
 
 # ---------------------------------------------------------------- inside the transaction, in order

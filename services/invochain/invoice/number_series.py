@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 import asyncpg
 
 from invochain.chassis.ids import Id
+from invochain.chassis.isolate import run_isolating_poison
 from invochain.chassis.postgres import Tx
 from invochain.errors import Refusal, invalid
 from invochain.invoice import decide_sql as sql
@@ -20,12 +21,25 @@ COUNTER_DIGITS = 5
 NUMBER_CHARS_MAX = 16
 
 
-def without_series(room: InvoiceRoom, work: Work, at: list[int]) -> list[int]:
+async def with_series(room: InvoiceRoom, work: Work, at: list[int]) -> list[int]:
+    """Sees to it that the counter rows are there; answers those that cannot have one. A busy merchant delays nobody."""
+    new = _without_series(room, work, at)
+    ready = set(at) - set(new)
+
+    async def one_transaction(positions: Sequence[int]) -> None:
+        ready.update(await _make_series(room, work, list(positions)))
+
+    if new:
+        await run_isolating_poison(new, one_transaction, work.fail)
+    return [p for p in at if p in ready]
+
+
+def _without_series(room: InvoiceRoom, work: Work, at: list[int]) -> list[int]:
     """The items whose counter row is not known to exist."""
     return [p for key, positions in _by_series(work, at).items() if key not in room.series for p in positions]
 
 
-async def make_series(room: InvoiceRoom, work: Work, at: list[int]) -> list[int]:
+async def _make_series(room: InvoiceRoom, work: Work, at: list[int]) -> list[int]:
     """Makes counter rows that are missing, in a transaction of their own (a first upsert would block rivals).
 
     Refuses items whose series has a prefix that the merchant's own numbers use; returns the rest.

@@ -18,8 +18,9 @@ from invochain.chassis.settings import Settings
 from invochain.chassis.telemetry import INVOICE_ACTION, INVOICE_CREATED, INVOICE_CREATION_SECONDS
 from invochain.chassis.turn import turn
 from invochain.errors import FieldViolation, MalformedRequest, Refusal, ValidationFailed, invalid
+from invochain.invoice.all_or_nothing import create_all_or_nothing
 from invochain.invoice.ask_gst import ask_gst
-from invochain.invoice.create_invoice import create_all_or_nothing, create_invoices
+from invochain.invoice.create_invoice import create_invoices
 from invochain.invoice.explain_invoice import explain_invoice
 from invochain.invoice.import_invoices import import_invoices
 from invochain.invoice.invoice import ACCEPT, CANCEL, DECLINE_EDIT, REJECT, REQUEST_EDIT

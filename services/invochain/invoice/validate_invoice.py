@@ -10,7 +10,7 @@ from invochain import core
 from invochain.api.invoice.v1 import invoice_service_pb2 as api
 from invochain.chassis.call import Call
 from invochain.errors import FieldViolation, MalformedRequest, ValidationFailed, invalid
-from invochain.invoice.create_invoice import check
+from invochain.invoice.check_invoices import check
 from invochain.invoice.room import InvoiceRoom
 
 MODES = {api.COMPUTE: "compute", api.STRICT: "strict", api.NIC: "nic"}

@@ -7,12 +7,16 @@ from dataclasses import dataclass, field, replace
 
 from invochain import core
 from invochain.chassis.call import Call
-from invochain.errors import Refusal
+from invochain.chassis.telemetry import EXPIRED
+from invochain.errors import DeadlineTooShort, Refusal, Told
 from invochain.invoice.inventory_port import Hold
-from invochain.invoice.outcomes import refused, success
+from invochain.invoice.invoice import CREATE
+from invochain.invoice.outcomes import Asked, refused, success
 
 # An attempt is given back before the next one reserves, so all but the last few are long settled.
 EARLIER_MAX = 4
+# DECIDE is started only with this much left to its caller (PROTOCOL 13).
+DECIDE_NEEDS_S = 0.5
 
 
 @dataclass(slots=True)
@@ -42,6 +46,28 @@ class Work:
             self.final[position] = refused(refusal)
         self.calls[position].refuse(refusal, replayed=replayed)
 
+    def fail(self, positions: Sequence[int], why: Refusal) -> None:
+        """One refusal for several, none of it final: each has an exception of its own."""
+        for position in positions:
+            self.refuse(position, Told(why.to_status()) if isinstance(why, Told) else why)
+
+    def in_time(self, position: int) -> bool:
+        """Whether its caller waits long enough for a decision; who does not is answered here."""
+        call = self.calls[position]
+        if call.answer.done():
+            return False
+        if call.remaining() < DECIDE_NEEDS_S:
+            EXPIRED.labels(where="decide").inc()
+            call.refuse(DeadlineTooShort("before it could be decided"))
+            return False
+        return True
+
+    def asked(self, at: list[int]) -> list[Asked]:
+        """The positions' requests, as `Outcomes` knows them."""
+        drafts = self.drafts
+        columns = zip(at, drafts.merchant_ids(at), drafts.rids(at), drafts.fingerprints(at), strict=True)
+        return [Asked(self.calls[p], merchant, CREATE, rid, print_) for p, merchant, rid, print_ in columns]
+
     def fingerprint(self, position: int) -> bytes:
         return self.drafts.fingerprints([position])[0]
 
@@ -60,3 +86,9 @@ class Work:
         hold = self.hold(position)
         first = max(1, hold.attempt - EARLIER_MAX)
         return [replace(hold, attempt=attempt) for attempt in range(first, hold.attempt)]
+
+
+def unchecked(calls: Sequence[Call]) -> list[Asked]:
+    """Requests that end without an outcome to be kept, so that no fingerprint is needed."""
+    ids = [(call, call.principal.merchant_id) for call in calls]
+    return [Asked(call, merchant, CREATE, core.request_id(merchant, CREATE, call.key), b"") for call, merchant in ids]

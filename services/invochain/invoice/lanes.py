@@ -1,0 +1,92 @@
+"""Lanes: a busy series is waited for beside the batches, so that it delays nobody else (PROTOCOL 9)."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from typing import TypeAlias
+
+from invochain.chassis.call import Call, reply_all
+from invochain.chassis.isolate import run_isolating_poison
+from invochain.errors import DeadlineTooShort, InternalError, Refusal, SagaAborted
+from invochain.invoice import decide
+from invochain.invoice.check_invoices import check
+from invochain.invoice.room import InvoiceRoom, SeriesKey, Waiting
+from invochain.invoice.work import Work, unchecked
+
+# Items of a busy series that are decided together; as many as a batch has at most by default.
+LANE_ITEMS_MAX = 500
+
+OnAnotherDay: TypeAlias = Callable[[InvoiceRoom, Work, list[int], int], Awaitable[list[Call]]]
+"""Begins items of a batch again, dated on another day (days since 1970); returns the calls that a lane has then."""
+
+
+def to_lanes(
+    room: InvoiceRoom, work: Work, busy: Mapping[SeriesKey, list[int]], on_another_day: OnAnotherDay
+) -> list[Call]:
+    """Hands items of busy series to their lanes, which delay nobody else; returns their calls."""
+    for key, positions in busy.items():
+        waiting = [Waiting(work.calls[p], work.attempt[p], p in work.held, work.started) for p in positions]
+        if key in room.lanes:
+            room.lanes[key] += waiting
+        else:
+            room.lanes[key] = waiting
+            room.spawn(_run_lane(room, key, on_another_day))
+    return [work.calls[position] for positions in busy.values() for position in positions]
+
+
+async def _run_lane(room: InvoiceRoom, key: SeriesKey, on_another_day: OnAnotherDay) -> None:
+    """Decides what waits for a series, batch after batch, until nothing waits."""
+    try:
+        while room.lanes[key]:
+            async with room.lane_turns:
+                waiting = room.lanes[key]
+                room.lanes[key] = waiting[LANE_ITEMS_MAX:]
+                await _one_lane_batch(room, waiting[:LANE_ITEMS_MAX], on_another_day)
+    finally:
+        # Empty, unless a defect ended the lane: nobody may wait for it then, nor find his key under way for ever.
+        left = [one.call for one in room.lanes.pop(key)]
+        for call in left:
+            call.refuse(InternalError(call.request_id))
+        room.outcomes.settle(unchecked(left), lambda _: None)
+
+
+async def _one_lane_batch(room: InvoiceRoom, waiting: Sequence[Waiting], on_another_day: OnAnotherDay) -> None:
+    """One transaction that waits for the counter. The requests are of several batches: one crossing makes them one."""
+    calls = [one.call for one in waiting]
+    try:
+        work, live = await check(room, calls)
+    except Refusal as refusal:
+        reply_all(calls, refusal)
+        room.outcomes.settle(unchecked(calls), lambda _: None)
+        return
+    work.attempt = [one.attempt for one in waiting]
+    work.held = {position for position, one in enumerate(waiting) if one.held}
+    work.started = min(one.started for one in waiting)
+    # Also what the second look at the rules refuses is no longer under way.
+    asked = [*work.asked(live), *unchecked([call for p, call in enumerate(calls) if p not in set(live)])]
+
+    # Of the series of another financial year, answered by that lane.
+    handed: set[int] = set()
+
+    async def one_transaction(positions: Sequence[int]) -> None:
+        verdict = await decide.settle_one_batch(room, work, list(positions), wait=True)
+        for position in (*verdict.again, *(p for busy in verdict.busy.values() for p in busy)):
+            work.refuse(position, SagaAborted())
+        for day, positions_of_day in verdict.other_day.items():
+            handed.update(id(call) for call in await on_another_day(room, work, positions_of_day, day))
+
+    try:
+        async with asyncio.timeout(room.task_life_s):
+            at = [p for p in live if work.in_time(p)]
+            if at:
+                await run_isolating_poison(at, one_transaction, work.fail)
+    except TimeoutError:
+        work.fail(live, DeadlineTooShort("while it waited for its series"))
+    finally:
+        for position in live:
+            if not calls[position].answer.done() and id(calls[position]) not in handed:
+                work.refuse(position, InternalError(calls[position].request_id))
+        outcome_of = {id(calls[p]): work.final.get(p) for p in range(len(calls))}
+        ended = [one for one in asked if id(one.call) not in handed]
+        room.outcomes.settle(ended, lambda call: outcome_of.get(id(call)))
