@@ -108,7 +108,7 @@ class TestRelay:
 
         async with asyncio.timeout(30):
             while await source.waiting():
-                assert await one.run_once() <= 512
+                assert await one.run_once() <= relay_module.ROWS_MAX
 
         assert_complete_and_in_order(source, await source.published())
 
@@ -188,6 +188,19 @@ class TestRelay:
         one = relay(source)
         assert 0 == await one.run_once()
         assert relay_module.SILENT_POLL_S == one.interval_s
+
+        await source.tell(new_id())
+        await one.run_once()
+
+        assert relay_module.POLL_S == one.interval_s
+
+    async def test_after_a_large_round_the_next_waits_for_more(self, source):
+        """No longer than in a silent room; and what follows a small round is looked for as soon as ever."""
+        one = relay(source)
+        for _ in range(relay_module.BUSY_ROWS):
+            await source.tell(new_id())
+        assert relay_module.BUSY_ROWS == await one.run_once()
+        assert relay_module.BUSY_POLL_S == one.interval_s <= relay_module.SILENT_POLL_S
 
         await source.tell(new_id())
         await one.run_once()
