@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import re
 import subprocess
+from graphlib import TopologicalSorter
 from pathlib import Path
+
+import pytest
 
 ROOT = Path(__file__).parents[2]
 PACKAGE = ROOT / "services" / "invochain"
@@ -25,6 +28,27 @@ def test_core_lists_everything_that_the_extension_has():
     assert built == set(core.__all__)
     declared = set(re.findall(r"^(?:def|class) (\w+)|^([A-Z_]+):", (PACKAGE / "_core.pyi").read_text(), re.MULTILINE))
     assert built <= {name for pair in declared for name in pair}
+
+
+@pytest.mark.parametrize("crate", ["core", "transport", "python"])
+def test_modules_of_a_crate_lie_in_layers(crate):
+    """No module of a crate uses one that, by whatever way, uses it: nobody has to read two files at once."""
+    source = ROOT / "core-rs" / crate / "src"
+    uses: dict[str, set[str]] = {}
+    for path in source.rglob("*.rs"):
+        module = path.relative_to(source).parts[0].removesuffix(".rs")
+        code = re.sub(r"//.*", "", path.read_text())
+        named = {first for many in re.findall(r"\bcrate::(\w+|\{[^;]*\});?", code) for first in _first_names(many)}
+        uses.setdefault(module, set()).update(named - {module})
+    assert len(uses) > 5 and any(uses.values())
+    TopologicalSorter({module: used & uses.keys() for module, used in uses.items() if module != "lib"}).prepare()
+
+
+def _first_names(use: str) -> list[str]:
+    """`calls` of `calls`; `calls` and `inbox` of `{calls::{Answer, Slot}, inbox}`."""
+    while (flat := re.sub(r"::(\w+|\*|\{[^{}]*\})", "", use)) != use:
+        use = flat
+    return re.findall(r"\w+", use)
 
 
 def test_only_the_clock_reads_a_clock():

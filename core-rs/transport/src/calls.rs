@@ -1,20 +1,12 @@
-//! A call between its arrival and its answer.
-use std::pin::Pin;
+//! The nouns: a call as the other side gets it, and the ends by which it is answered.
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::Arc;
-use std::task::{Context, Poll};
 use std::time::Instant;
 
 use bytes::Bytes;
 use tokio::sync::{mpsc, oneshot, Notify};
-use tokio::task::JoinHandle;
-use tokio_stream::Stream;
-use tonic::codec::Streaming;
 use tonic::metadata::MetadataMap;
 use tonic::Status;
-
-use crate::inbox::{Event, Inbox};
-use crate::request;
 
 /// Bytes of a stream's messages that may wait on either side; one message more is let in, whatever its size.
 const STREAM_BYTES_MAX: usize = 256 * 1024;
@@ -65,7 +57,19 @@ pub struct Flow {
 }
 
 impl Flow {
-    /// The other side has used up a message. (One without bytes counts as one byte, or they would be free.)
+    /// Waits until another message may be read.
+    pub async fn may_read(&self) {
+        while self.unread.load(Ordering::Acquire) >= STREAM_BYTES_MAX {
+            self.read_on.notified().await;
+        }
+    }
+
+    /// A message was read. (One without bytes counts as one byte, or they would be free.)
+    pub fn read(&self, bytes: usize) {
+        self.unread.fetch_add(bytes.max(1), Ordering::AcqRel);
+    }
+
+    /// The other side has used up a message.
     pub fn consumed(&self, bytes: usize) {
         self.unread.fetch_sub(bytes.max(1), Ordering::AcqRel);
         self.read_on.notify_one();
@@ -77,55 +81,9 @@ impl Flow {
     }
 
     /// A message was sent; whether the other side waits to hear that there is room.
-    fn sent(&self, bytes: usize) -> bool {
+    pub fn sent(&self, bytes: usize) -> bool {
         let before = self.unsent.fetch_sub(bytes.max(1), Ordering::AcqRel);
         before >= STREAM_BYTES_MAX && before - bytes.max(1) < STREAM_BYTES_MAX
-    }
-}
-
-/// Says that the caller has gone when it is dropped before the answer.
-pub struct Guard {
-    pub inbox: Arc<Inbox>,
-    pub id: u64,
-    /// Reads the messages of a stream; it ends with the call.
-    pub reader: Option<JoinHandle<()>>,
-}
-
-impl Drop for Guard {
-    fn drop(&mut self) {
-        if let Some(reader) = &self.reader {
-            reader.abort();
-        }
-        self.inbox.abandon(self.id);
-    }
-}
-
-/// Reads a stream's messages into the inbox, no faster than they are used up.
-pub async fn read_messages(
-    id: u64,
-    mut messages: Streaming<Bytes>,
-    inbox: Arc<Inbox>,
-    flow: Arc<Flow>,
-) {
-    loop {
-        while flow.unread.load(Ordering::Acquire) >= STREAM_BYTES_MAX {
-            flow.read_on.notified().await;
-        }
-        match messages.message().await {
-            Ok(Some(body)) => {
-                flow.unread.fetch_add(body.len().max(1), Ordering::AcqRel);
-                inbox.push(Event::Message { id, body });
-            }
-            Ok(None) => return inbox.push(Event::HalfClosed { id }),
-            Err(status) => {
-                // What cannot be read ends the call here; for the other side the caller has gone.
-                if let Some(Slot::Stream(slot)) = inbox.remove(id) {
-                    end_stream(slot, Some(request::as_told(status)));
-                    inbox.push(Event::Gone { id });
-                }
-                return;
-            }
-        }
     }
 }
 
@@ -138,41 +96,4 @@ pub fn end_stream(slot: StreamSlot, status: Option<Status>) {
         (Some(opening), None) => drop(opening.send(Ok(MetadataMap::new()))),
         (Some(opening), Some(status)) => drop(opening.send(Err(status))),
     }
-}
-
-/// The messages that go out, as the wire takes them.
-pub struct Outgoing {
-    pub messages: mpsc::UnboundedReceiver<Result<Bytes, Status>>,
-    pub flow: Arc<Flow>,
-    pub guard: Guard,
-}
-
-impl Stream for Outgoing {
-    type Item = Result<Bytes, Status>;
-
-    fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
-        let next = self.messages.poll_recv(cx);
-        if let Poll::Ready(Some(Ok(message))) = &next {
-            if self.flow.sent(message.len()) {
-                let id = self.guard.id;
-                self.guard.inbox.push(Event::Room { id });
-            }
-        }
-        next
-    }
-}
-
-/// Waits for an answer; once, when `deadline` passes, the other side is told so.
-pub async fn answer_of(
-    mut answer: oneshot::Receiver<Answer>,
-    deadline: Option<Instant>,
-    guard: &Guard,
-) -> Result<Answer, oneshot::error::RecvError> {
-    if let Some(deadline) = deadline {
-        match tokio::time::timeout_at(deadline.into(), Pin::new(&mut answer)).await {
-            Ok(answered) => return answered,
-            Err(_) => guard.inbox.push(Event::Expired { id: guard.id }),
-        }
-    }
-    answer.await
 }

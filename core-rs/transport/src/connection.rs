@@ -16,7 +16,7 @@ use tokio::time::{sleep, timeout};
 
 use crate::inbox::{Event, Inbox};
 use crate::request::{self, Peer};
-use crate::server::Served;
+use crate::served::Served;
 
 /// A peer that has not said its first word, or finished its handshake, by then is a port scan or worse.
 const HANDSHAKE_WITHIN: Duration = Duration::from_secs(10);

@@ -11,12 +11,14 @@ use tokio::sync::{mpsc, oneshot, Semaphore};
 use tonic::body::Body;
 use tonic::codec::{EncodeBody, SingleMessageCompressionOverride, Streaming};
 use tonic::metadata::{AsciiMetadataValue, MetadataMap};
-use tonic::{Code, Status};
+use tonic::Status;
 
-use crate::calls::{answer_of, read_messages, Arrived, Flow, Guard, Outgoing, Slot, StreamSlot};
+use crate::calls::{Arrived, Flow, Slot, StreamSlot};
 use crate::codec::Raw;
 use crate::inbox::Inbox;
-use crate::server::{Kind, Served};
+use crate::served::{Kind, Served};
+use crate::status::{as_told, stopping, too_large};
+use crate::under_way::{answer_of, read_messages, Guard, Outgoing};
 
 const GRPC: HeaderValue = HeaderValue::from_static("application/grpc");
 
@@ -200,18 +202,6 @@ async fn only_message(mut messages: Streaming<Bytes>) -> Result<Bytes, Status> {
     }
 }
 
-/// A status as it is told: what is too large is RESOURCE_EXHAUSTED, as every other gRPC library has it.
-pub fn as_told(status: Status) -> Status {
-    match status.code() {
-        Code::OutOfRange => Status::resource_exhausted(status.message()),
-        _ => status,
-    }
-}
-
-pub fn too_large(body: &Bytes) -> Status {
-    Status::resource_exhausted(format!("an answer of {} bytes is too large", body.len()))
-}
-
 fn answered<S>(initial: MetadataMap, messages: S) -> Response<Body>
 where
     S: tokio_stream::Stream<Item = Result<Bytes, Status>> + Send + 'static,
@@ -223,10 +213,6 @@ where
     *response.headers_mut() = initial.into_headers();
     response.headers_mut().insert(header::CONTENT_TYPE, GRPC);
     response
-}
-
-fn stopping() -> Status {
-    Status::unavailable("this process is stopping")
 }
 
 fn refused(status: Status) -> Response<Body> {

@@ -1,5 +1,4 @@
 //! The server: its thread, and what the other side may ask of it.
-use std::collections::HashMap;
 use std::io;
 use std::os::fd::RawFd;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -11,7 +10,6 @@ use http::HeaderName;
 use tokio::net::{lookup_host, TcpListener, TcpSocket};
 use tokio::runtime;
 use tokio::sync::watch;
-use tokio_rustls::TlsAcceptor;
 use tonic::metadata::MetadataMap;
 use tonic::Status;
 
@@ -19,61 +17,23 @@ use crate::callers::Callers;
 use crate::calls::{end_stream, Answer, Slot};
 use crate::connection::{accept, Stage};
 use crate::inbox::{Event, Inbox};
-use crate::request::too_large;
-use crate::tls::Pem;
+use crate::served::{Limits, Method, Served};
+use crate::status::too_large;
+use crate::tls::{BadPem, Pem};
 
 /// Connections that wait to be accepted; the operating system lowers it to its own limit.
 const BACKLOG: u32 = 1_024;
-
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Kind {
-    Unary,
-    /// Unary, and answered by a batch: its time is watched here (`Event::Expired`).
-    Collects,
-    Stream,
-}
-
-pub struct Method {
-    /// `/package.Service/Method`.
-    pub path: String,
-    pub kind: Kind,
-    /// Anybody may call it: nobody is asked before a request is read.
-    pub open: bool,
-    /// Bytes of a message from a caller.
-    pub message_bytes_max: usize,
-}
-
-#[derive(Clone)]
-pub struct Limits {
-    pub response_bytes_max: usize,
-    pub metadata_bytes_max: usize,
-    pub streams_max: u32,
-    /// A request that is not a stream must be here, and a collected one answered, within this time.
-    pub request_within: Duration,
-    pub connection_age: Duration,
-    pub connection_grace: Duration,
-}
 
 #[derive(Debug, thiserror::Error)]
 pub enum CannotStart {
     #[error("cannot listen on {0}: {1}")]
     Listen(String, io::Error),
     #[error("TLS: {0}")]
-    Tls(String),
+    Tls(#[from] BadPem),
     #[error("metadata {0:?} is no name in lower case")]
     Metadata(String),
     #[error(transparent)]
     Io(#[from] io::Error),
-}
-
-/// What every connection needs to know.
-pub struct Served {
-    pub methods: Vec<Method>,
-    pub by_path: HashMap<String, usize>,
-    pub read: Vec<HeaderName>,
-    pub callers: Callers,
-    pub limits: Limits,
-    pub tls: Option<TlsAcceptor>,
 }
 
 pub struct Server {

@@ -9,7 +9,10 @@ use tokio_rustls::rustls::version::TLS13;
 use tokio_rustls::rustls::{RootCertStore, ServerConfig};
 use tokio_rustls::TlsAcceptor;
 
-use crate::server::CannotStart;
+/// Why certificates or keys cannot be used.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+pub struct BadPem(String);
 
 /// Certificate chain and key of the server, and the authority that its callers' certificates must come from.
 pub struct Pem {
@@ -21,7 +24,7 @@ pub struct Pem {
 
 impl Pem {
     /// Refuses what does not read, names no certificate, or does not belong together.
-    pub fn acceptor(&self) -> Result<TlsAcceptor, CannotStart> {
+    pub fn acceptor(&self) -> Result<TlsAcceptor, BadPem> {
         let provider = Arc::new(ring::default_provider());
         let builder = ServerConfig::builder_with_provider(Arc::clone(&provider))
             .with_protocol_versions(&[&TLS13])
@@ -48,16 +51,16 @@ impl Pem {
     }
 }
 
-fn certificates(pem: &[u8], what: &str) -> Result<Vec<CertificateDer<'static>>, CannotStart> {
+fn certificates(pem: &[u8], what: &str) -> Result<Vec<CertificateDer<'static>>, BadPem> {
     let found: Vec<_> = CertificateDer::pem_slice_iter(pem)
         .collect::<Result<_, _>>()
         .map_err(tls)?;
     if found.is_empty() {
-        return Err(CannotStart::Tls(format!("{what}: no certificate in PEM")));
+        return Err(BadPem(format!("{what}: no certificate in PEM")));
     }
     Ok(found)
 }
 
-fn tls(error: impl std::fmt::Display) -> CannotStart {
-    CannotStart::Tls(error.to_string())
+fn tls(error: impl std::fmt::Display) -> BadPem {
+    BadPem(error.to_string())
 }
