@@ -338,6 +338,20 @@ class Trade(RuleBasedStateMachine):
         assert isinstance(answer, Refused), f"{reason} is wanted, found {answer}"
         assert (answer.code, answer.reason) == (CODES[reason], reason), answer
 
+    def _is_new(self, fate: Fate, body: Any, reason: str, answer: Any) -> bool:
+        """Whether it is to be booked as something new. A refusal must be the one wanted, a replay the first answer."""
+        known = fate.knows(body)
+        if reason:
+            self._refused(answer, reason)
+            if known and reason not in (REUSED, CANCELLED):
+                assert self._told(answer) == fate.told
+            self.books.book_refusal(fate, body, reason, self._told(answer))
+        elif known is not None:
+            assert answer == fate.told
+        else:
+            assert isinstance(answer, pb.Invoice), answer
+        return not reason and known is None
+
     def _create(self, seller: int, key: str, body: Body) -> None:
         fate = self.books.fate(seller, CREATE, key)
         reason, known = self.books.judge_create(seller, body, fate), fate.knows(body)
@@ -349,16 +363,7 @@ class Trade(RuleBasedStateMachine):
             self.books.free(seller, fate)
 
     def _created(self, seller: int, key: str, fate: Fate, body: Body, reason: str, answer: Any) -> None:
-        known = fate.knows(body)
-        if reason:
-            self._refused(answer, reason)
-            if known and reason not in (REUSED, CANCELLED):
-                assert self._told(answer) == fate.told
-            self.books.book_refusal(fate, body, reason, self._told(answer))
-        elif known is not None:
-            assert answer == fate.told
-        else:
-            assert isinstance(answer, pb.Invoice), answer
+        if self._is_new(fate, body, reason, answer):
             assert (answer.state, answer.version) == (pb.ISSUED, 1)
             assert not body.number or answer.number == body.number
             self.books.book_invoice(seller, key, fate, body, answer)
@@ -394,15 +399,7 @@ class Trade(RuleBasedStateMachine):
         wanted, known = self.books.judge_move(who, action, invoice, etag, fate, body), fate.knows(body)
         answer, replayed = self._ask(method, request, who, key)
         assert replayed in (None, known is not None and wanted != REUSED)
-        if wanted:
-            self._refused(answer, wanted)
-            if known and wanted not in (REUSED, CANCELLED):
-                assert self._told(answer) == fate.told
-            self.books.book_refusal(fate, body, wanted, self._told(answer))
-        elif known is not None:
-            assert answer == fate.told
-        else:
-            assert isinstance(answer, pb.Invoice), answer
+        if self._is_new(fate, body, wanted, answer):
             self.books.book_move(action, invoice, fate, body, answer)
             assert (answer.version, pb.InvoiceState.Name(answer.state)) == (invoice.version, invoice.state)
         if who in PARTIES:
