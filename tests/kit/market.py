@@ -232,10 +232,10 @@ class Market:
 
     async def work(self, *kinds: str) -> None:
         """Runs workers beside the test until it ends (none named: all)."""
-        rooms = Rooms(self.settings)
+        stop = asyncio.Event()
+        rooms = Rooms(self.settings, stop)
         self.stack.push_async_callback(rooms.close)
         workers: list[Worker] = await process.make(self.settings, rooms, kinds)
-        stop = asyncio.Event()
         task = asyncio.create_task(runner.run(workers, stop, rooms.leader))
 
         async def end() -> None:

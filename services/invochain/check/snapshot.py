@@ -16,6 +16,8 @@ ROOMS = ("merchant", "inventory", "invoice", "broker")
 STATEMENT_TIMEOUT_MS = 30_000
 # One for the page, one to look again at what seemed wrong.
 CONNECTIONS = 2
+# A server that does not answer must not hold up whoever ends.
+CLOSE_S = 2.0
 
 
 class Databases:
@@ -46,7 +48,10 @@ class Databases:
 
     async def close(self) -> None:
         for pool in self._pools.values():
-            await pool.close()
+            try:
+                await asyncio.wait_for(pool.close(), CLOSE_S)
+            except TimeoutError:
+                pool.terminate()
         self._pools.clear()
 
     async def _pool(self, room: str) -> asyncpg.Pool:

@@ -6,6 +6,7 @@ beside the request it repairs. Source: PROTOCOL section 5.
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -45,10 +46,12 @@ async def resolve(
     partitions: int,
     abort_after_ms: int = ABORT_AFTER_MS,
     tries: Tries | None = None,
+    stop: asyncio.Event | None = None,
 ) -> Found:
     """Settles every hold of a partition that waits longer than its requests live; page after page until drained.
 
-    `tries` remembers between rounds which holds were refused; what is refused too often becomes a dead letter.
+    `tries` remembers between rounds which holds were refused; what is refused too often becomes a dead letter. Once
+    `stop` is set it ends with the page under way, and leaves the others to the next process.
     """
     tries = tries or Tries()
     seen: list[Hold] = []
@@ -70,6 +73,7 @@ async def resolve(
             left += len(pending) - len(confirm) - len(release)
         if not token:
             tries.keep(seen)
+        if not token or (stop is not None and stop.is_set()):
             return Found(confirmed, released, fenced, left)
 
 

@@ -23,10 +23,12 @@ class Worker(Protocol):
         """Pause after a round that found nothing; one that did something is followed by the next at once.
 
         A worker whose small rounds cost nearly as much as large ones has `full_round: int` too: only a round of so many
-        items is followed at once.
+        items is followed at once. One whose rounds take long and only look has `cut_off_at_stop = True`: a stop does
+        not wait for them.
         """
         ...
 
     async def run_once(self) -> int:
-        """One round; returns how many items it did."""
+        """One round; returns how many items it did. A stop waits for it: one that goes through a backlog looks at
+        `Rooms.stop` between two pieces and leaves the rest."""
         ...

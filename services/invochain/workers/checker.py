@@ -43,6 +43,8 @@ class Checker:
 
     name, room = "checker", "invoice"
     interval_s = INTERVAL_S
+    # A round takes longer than a stop should, and a sweep that is cut off is begun anew.
+    cut_off_at_stop = True
 
     def __init__(
         self, databases: Databases, letters: Postgres, lag_s: float = LAG_S, rules: Sequence[Rule] = RULES

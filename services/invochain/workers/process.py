@@ -44,7 +44,7 @@ async def serve(settings: Settings, address: str, only: Collection[str] = ()) ->
     faults.arm(settings.fault)
     events = log("workers")
     stop = stop_signal()
-    rooms = Rooms(settings)
+    rooms = Rooms(settings, stop)
     server = Server("workers", None, reflection_on=False, tls=tls_of(settings))
     try:
         workers = await make(settings, rooms, only)

@@ -6,6 +6,7 @@ may be killed anywhere, and be done twice or late: the letter stays REPLAYING, o
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 
 from prometheus_client import Gauge
@@ -55,9 +56,11 @@ class Replayer:
 
     interval_s = INTERVAL_S
 
-    def __init__(self, room: str, postgres: Postgres, repairs: Mapping[str, Repair]) -> None:
+    def __init__(
+        self, room: str, postgres: Postgres, repairs: Mapping[str, Repair], stop: asyncio.Event | None = None
+    ) -> None:
         self.name, self.room = f"replayer:{room}", room
-        self._postgres, self._repairs = postgres, repairs
+        self._postgres, self._repairs, self._ending = postgres, repairs, stop or asyncio.Event()
         self._look_due = 0.0
         self._alarmed = False
         self._log = log("workers")
@@ -77,6 +80,8 @@ class Replayer:
         done = 0
         failure: Exception | None = None
         for letter in letters:
+            if self._ending.is_set():
+                break
             try:
                 done += await work(letter)
             except (Refusal, *consumer.PASSING) as failed:
@@ -173,9 +178,12 @@ class Drain:
 
     interval_s = INTERVAL_S
 
-    def __init__(self, room: str, name: str, parked: Parking, deliver: Deliver) -> None:
+    def __init__(
+        self, room: str, name: str, parked: Parking, deliver: Deliver, stop: asyncio.Event | None = None
+    ) -> None:
         self.name, self.room = f"drain:{name or room}", room
         self._consumer, self._parking, self._deliver = name, parked, deliver
+        self._ending = stop or asyncio.Event()
         self._log = log("workers")
 
     async def run_once(self) -> int:
@@ -185,6 +193,8 @@ class Drain:
         done = 0
         failure: BaseException | None = None
         for aggregate in aggregates:
+            if self._ending.is_set():
+                break
             try:
                 done += await self._drain(aggregate)
             except (Refusal, *consumer.PASSING) as failed:
@@ -201,6 +211,8 @@ class Drain:
         except parking.Unopened as broken:
             return await self._stop(broken.failed)
         for event in events:
+            if self._ending.is_set():
+                break
             failed = await self._send(event)
             await faults.reach("replay.delivered")
             if failed is not None:
@@ -271,12 +283,12 @@ async def build(settings: Settings, rooms: Rooms) -> list[Worker]:
     workers: list[Worker] = []
     for room in rooms.names:
         postgres = await rooms.postgres(room)
-        workers.append(Replayer(room, postgres, await _repairs(settings, rooms, room)))
+        workers.append(Replayer(room, postgres, await _repairs(settings, rooms, room), rooms.stop))
         if rooms.has_broker:
             parked = await rooms.parking(room)
-            workers.append(Drain(room, RELAY, parked, publishing(await rooms.broker())))
+            workers.append(Drain(room, RELAY, parked, publishing(await rooms.broker()), rooms.stop))
             for subscription in await consumer.subscriptions(rooms, room):
-                workers.append(Drain(room, subscription.consumer, parked, handling(subscription)))
+                workers.append(Drain(room, subscription.consumer, parked, handling(subscription), rooms.stop))
     return workers
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+
 from invochain.chassis import secrets
 from invochain.chassis.channel import Channel
 from invochain.chassis.postgres import Postgres
@@ -24,10 +26,12 @@ class Resolver:
     room = "invoice"
     interval_s = INTERVAL_S
 
-    def __init__(self, postgres: Postgres, inventory: InventoryPort, partition: int, abort_after_ms: int) -> None:
+    def __init__(
+        self, postgres: Postgres, inventory: InventoryPort, partition: int, abort_after_ms: int, stop: asyncio.Event
+    ) -> None:
         self.name = f"resolver-{partition}"
         self._postgres, self._inventory, self._partition = postgres, inventory, partition
-        self._abort_after_ms = abort_after_ms
+        self._abort_after_ms, self._ending = abort_after_ms, stop
         self._tries = Tries()
 
     async def run_once(self) -> int:
@@ -38,6 +42,7 @@ class Resolver:
             partitions=PARTITIONS,
             abort_after_ms=self._abort_after_ms,
             tries=self._tries,
+            stop=self._ending,
         )
         # What was left is young: it is looked at again after the pause, not at once.
         return 0 if found.left else found.confirmed + found.released
@@ -51,4 +56,4 @@ async def build(settings: Settings, rooms: Rooms) -> list[Worker]:
     port = rooms.closed_at_end(InventoryPort(Channel(settings.inventory_address, identity, "the inventory")))
     # A pool of its own: neither handlers nor other loops can keep it from its work.
     postgres = await rooms.postgres("invoice", "resolver")
-    return [Resolver(postgres, port, partition, settings.abort_after_ms) for partition in range(PARTITIONS)]
+    return [Resolver(postgres, port, partition, settings.abort_after_ms, rooms.stop) for partition in range(PARTITIONS)]

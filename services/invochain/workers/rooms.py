@@ -26,8 +26,10 @@ Closing = TypeVar("Closing", bound=Closes)
 class Rooms:
     """Connections by the name of a room. Only rooms whose INVOCHAIN_<ROOM>_DATABASE_URL is set are there."""
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: Settings, stop: asyncio.Event | None = None) -> None:
+        """`stop` is set when the process is to end; none: never."""
         self._settings = settings
+        self.stop = stop or asyncio.Event()
         self._pools: dict[tuple[str, str], Postgres] = {}
         self._leaders: dict[str, Session] = {}
         self._sessions: list[Session] = []

@@ -26,7 +26,8 @@ async def run(workers: Sequence[Worker], stop: asyncio.Event, leader: LeaderSess
     """Runs every worker until `stop` is set, then lets the rounds under way finish.
 
     `leader` gives the session on a room's database that keeps its workers' leader locks. A failing round is logged once
-    for each change of its error, counted, and tried again after a pause of up to 5 s.
+    for each change of its error, counted, and tried again after a pause of up to 5 s. A round that outlives the drain
+    is cut off, and its worker named in the log.
     """
     loops = [asyncio.create_task(_loop(worker, stop, leader), name=worker.name) for worker in workers]
     stopped = asyncio.create_task(stop.wait())
@@ -34,7 +35,12 @@ async def run(workers: Sequence[Worker], stop: asyncio.Event, leader: LeaderSess
         # A loop ends before `stop` only by a mistake of ours; then the process ends, and is started again.
         await asyncio.wait([stopped, *loops], return_when=asyncio.FIRST_COMPLETED)
         if stop.is_set():
-            await asyncio.wait(loops, timeout=DRAIN_S)
+            for worker, loop in zip(workers, loops, strict=True):
+                if getattr(worker, "cut_off_at_stop", False):
+                    loop.cancel()
+            _, late = await asyncio.wait(loops, timeout=DRAIN_S)
+            if late:
+                log("workers").warning("cut_off", workers=sorted(loop.get_name() for loop in late), after_s=DRAIN_S)
     finally:
         stopped.cancel()
         for loop in loops:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import re
 from collections.abc import AsyncIterator
@@ -12,15 +13,16 @@ from typer.testing import CliRunner
 
 from invochain.chassis.ids import new_id
 from invochain.chassis.postgres import Postgres, _prepare_connection
+from invochain.chassis.session import Session
 from invochain.check import check_all as checking
 from invochain.check.check_all import CheckFailed, Found, NoSuchInvariant, check_all, chosen
-from invochain.check.rule import Page, Scan
+from invochain.check.rule import Page, Rule, Scan
 from invochain.check.rules import NAMES, RULES
 from invochain.check.snapshot import Databases
 from invochain.cli import app
 from invochain.durable import dead_letters
 from invochain.invoice.repairs import LookAgain
-from invochain.workers import checker
+from invochain.workers import checker, runner
 from invochain.workers.replayer import Replayer
 from tests.integration.check.breaks import BREAKS, HELD, one
 from tests.integration.check.conftest import Copies, Traded, hits
@@ -364,6 +366,34 @@ class TestTheWorker:
         whole = await check_all(traded.settings, 0)
         assert rounds > len(RULES) - len(WITHOUT_SUBJECT)
         assert sum(page.rows for page in pages) == 2 * sum(one.rows for one in whole)
+
+    async def test_a_stop_does_not_wait_for_a_sweep(self, traded: Traded, letters: Postgres):
+        """Told to end while the database is at a statement of half a minute, the loop is gone at once."""
+        began = asyncio.Event()
+
+        class Slow:
+            rooms, statements = ("inventory",), {}
+
+            async def pages(self, databases: Databases, lag_s: float) -> AsyncIterator[Page]:
+                async with databases.snapshot("inventory") as connection:
+                    began.set()
+                    await connection.execute("SELECT pg_sleep(25)")
+                yield Page(0, [])
+
+        rule = Rule("I1", "never done", "always", (Slow(),))
+        worker = checker.Checker(Databases(traded.settings), letters, rules=[rule])
+        stop, leader = asyncio.Event(), Session(traded.settings.invoice_database_url, "invoice")
+        running = asyncio.create_task(runner.run([worker], stop, lambda room: leader))
+        try:
+            async with asyncio.timeout(20):
+                await began.wait()
+            stop.set()
+            async with asyncio.timeout(8):
+                await running
+                await worker.close()
+        finally:
+            running.cancel()
+            await leader.close()
 
     async def test_leaves_a_rule_that_fails_for_the_next_sweep(
         self, traded: Traded, letters: Postgres, monkeypatch: pytest.MonkeyPatch

@@ -380,6 +380,30 @@ class TestAHoldThatNothingWants:
         assert await hold_states(market, seller) == {2: "RELEASED"}
 
 
+class TestAStop:
+    async def test_ends_with_the_page_under_way_and_leaves_the_others(self, market, seller, buyer, monkeypatch):
+        """Three pages wait, and it is told to end at the first: that is settled, and the next process does the rest."""
+        for _ in range(3):
+            await hold_by_hand(market, seller, market.invoice(buyer), fresh_key())
+        await age_holds(market, 31, seller)
+        stop = asyncio.Event()
+        async with AsyncExitStack() as stack:
+            postgres = await room_postgres(market, stack)
+            port = inventory_port(market, stack)
+            pending = port.pending
+
+            async def page_of_one(**asked):
+                stop.set()
+                return await pending(**asked, page_size=1)
+
+            monkeypatch.setattr(port, "pending", page_of_one)
+            found = await resolve(postgres, port, partition=0, partitions=1, stop=stop)
+        assert (found.released, found.confirmed, found.left) == (1, 0, 0)
+        assert await market.stock(seller) == (100, 20)
+        await settle(market)
+        assert await market.stock(seller) == (100, 0)
+
+
 class TestWhenTheDecider:
     async def test_is_down_the_hold_stays(self, market, seller, buyer):
         """Without the invoice database nothing is released, however old (mutant unilateral_expiry)."""

@@ -123,6 +123,27 @@ class TestReplay:
         await office.listener.run_once()
         assert [1, 2, 3, 4] == office.versions(aggregate)
 
+    async def test_a_stop_leaves_what_is_not_begun(self, office):
+        """Told to end at the first of three parked events: that one is handled, the next process does the rest."""
+        aggregate, letter = await office.poison(3)
+        del office.effect.fails_on[aggregate]
+        await office.replay(letter)
+        stop, handle = asyncio.Event(), handling(office.effect.subscription())
+
+        async def last(event: parking.Parked):
+            stop.set()
+            return await handle(event)
+
+        stopped = Drain("merchant", EFFECT, office.source.parking, last, stop)
+        await stopped.run_once()
+        assert [1] == office.versions(aggregate)
+        await stopped.run_once()
+        assert 2 == len(await office.parked(aggregate))
+
+        await until(lambda: drained(office, aggregate))
+
+        assert [1, 2, 3] == office.versions(aggregate)
+
     async def test_an_event_that_arrives_during_a_replay_goes_behind_it(self, office):
         """The aggregate is parked until the last of its events went on, so that none overtakes."""
         aggregate, letter = await office.poison(2)

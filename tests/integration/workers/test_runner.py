@@ -151,6 +151,43 @@ class TestStop:
 
         assert (1, 1) == (worker.rounds, worker.ended)
 
+    async def test_a_round_that_only_looks_is_not_waited_for(self, start):
+        """It is cut off at once; the round of another worker, which writes, may finish all the same."""
+        looking, writing = Counting("looking"), Counting("writing", room="")
+        looking.cut_off_at_stop = True
+        for worker in (looking, writing):
+            worker.may_end.clear()
+        start(looking, writing)
+        await looking.busy.wait()
+        await writing.busy.wait()
+        stop, task, _ = start.running[0]
+
+        stop.set()
+        done, _ = await asyncio.wait([task], timeout=0.2)
+        assert not done
+        writing.may_end.set()
+        async with asyncio.timeout(5):
+            await task
+
+        assert (0, 1) == (looking.ended, writing.ended)
+
+    async def test_a_round_that_outlives_the_drain_is_cut_off_and_named(self, start, monkeypatch, capsys):
+        """Whoever wonders why a stop took so long finds the loop that it waited for."""
+        monkeypatch.setattr(runner, "DRAIN_S", 0.1)
+        stuck, sound = Counting("stuck", room=""), Counting("sound", room="")
+        stuck.may_end.clear()
+        start(stuck, sound)
+        await stuck.busy.wait()
+        stop, task, _ = start.running[0]
+
+        stop.set()
+        async with asyncio.timeout(5):
+            await task
+
+        (said,) = [text for text in capsys.readouterr().out.splitlines() if "cut_off" in text]
+        assert "stuck" in said and "sound" not in said
+        assert 0 == stuck.ended
+
 
 async def _at_least(worker: Counting, rounds: int) -> bool:
     return worker.rounds >= rounds
