@@ -58,6 +58,29 @@ class TestRunWorkers:
                 process.kill()
                 await process.wait()
 
+    async def test_a_stop_does_not_wait_for_the_backlog(self, source):
+        """Told to end in the middle of 60,000 events, it ends with its present round; the next process does the rest."""
+        merchants = [new_id() for _ in range(60)]
+        for merchant in merchants:
+            await source.tell(merchant, 1_000)
+        process = await start(source)
+        try:
+            await line(process, "running")
+
+            async def begun() -> bool:
+                return await source.waiting() < 60_000
+
+            await until(begun)
+            process.send_signal(signal.SIGTERM)
+            async with asyncio.timeout(10):
+                await line(process, "stopped")
+                assert 0 == await process.wait()
+        finally:
+            if process.returncode is None:
+                process.kill()
+                await process.wait()
+        assert await source.waiting() > 0
+
     async def test_an_unknown_worker_is_refused_with_those_there_are(self, source):
         """The command names what it found and what it knows."""
         process = await start(source, "--only", "relay,pigeon")
