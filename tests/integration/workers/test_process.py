@@ -59,7 +59,7 @@ class TestRunWorkers:
                 await process.wait()
 
     async def test_a_stop_does_not_wait_for_the_backlog(self, source):
-        """Told to end in the middle of 60,000 events, it ends with its present round; the next process does the rest."""
+        """Told to end in the middle of 60,000 events, it ends with its round; the next process does the rest."""
         merchants = [new_id() for _ in range(60)]
         for merchant in merchants:
             await source.tell(merchant, 1_000)
