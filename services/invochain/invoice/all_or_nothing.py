@@ -12,7 +12,7 @@ from invochain.chassis import clock
 from invochain.chassis.call import Call, reply_all
 from invochain.chassis.isolate import run_isolating_poison
 from invochain.chassis.postgres import CommitUnknown
-from invochain.errors import DeadlineTooShort, InternalError, Refusal, SagaAborted
+from invochain.errors import ConcurrentRequest, DeadlineTooShort, InternalError, Refusal, SagaAborted
 from invochain.invoice import attempts, decide
 from invochain.invoice.check_invoices import check
 from invochain.invoice.hold_stock import reserve
@@ -68,6 +68,8 @@ async def _issue_whole(room: InvoiceRoom, work: Work, at: list[int]) -> None:
             open_ = await reserve(room, work, open_)
         for position in work.tombstoned:
             work.refuse(position, SagaAborted())
+        for position in work.busy:
+            work.refuse(position, ConcurrentRequest())
         open_ = [p for p in open_ if work.in_time(p)]
         if _any_refused(work.calls):
             await attempts.refuse_whole(room, work, open_, {})

@@ -1,8 +1,8 @@
 """Issuing invoices: the story. A single request is a batch of one; there is one path.
 
 Each step answers some calls and hands on the rest, as positions in `Work`: check_invoices.py (step 0), then
-outcomes.py (1 and 2), hold_stock.py (3), decide.py (4). What meets a busy series goes on in lanes.py; a batch that
-wants all or nothing takes the same steps in all_or_nothing.py.
+outcomes.py (1 and 2), hold_stock.py (3), decide.py (4). What meets a busy series or stock row goes on in lanes.py; a
+batch that wants all or nothing takes the same steps in all_or_nothing.py.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from invochain.errors import SagaAborted
 from invochain.invoice import attempts, decide
 from invochain.invoice.check_invoices import check
 from invochain.invoice.hold_stock import reserve
-from invochain.invoice.lanes import to_lanes
+from invochain.invoice.lanes import hold_again, to_lanes
 from invochain.invoice.number_series import with_series
 from invochain.invoice.room import InvoiceRoom, SeriesKey
 from invochain.invoice.work import Work
@@ -73,6 +73,7 @@ async def issue(room: InvoiceRoom, work: Work, at: list[int], *, second_try: boo
     Returns the calls handed to lanes.
     """
     at = await reserve(room, work, at)
+    handed = hold_again(room, work, issue)
     lanes: dict[SeriesKey, list[int]] = {}
     again: list[int] = []
     other_day: dict[int, list[int]] = {}
@@ -95,7 +96,7 @@ async def issue(room: InvoiceRoom, work: Work, at: list[int], *, second_try: boo
             # The one before may have waited long: whoever is out of time by now is not begun.
             if at := [position for position in at if work.in_time(position)]:
                 await run_isolating_poison(at, one_transaction, work.fail)
-    handed = to_lanes(room, work, lanes, _on_another_day)
+    handed += to_lanes(room, work, lanes, _on_another_day)
     for day, positions in other_day.items():
         handed += await _on_another_day(room, work, positions, day)
     if again and not second_try:

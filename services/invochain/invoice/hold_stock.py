@@ -9,7 +9,7 @@ from collections.abc import Sequence
 
 from invochain.chassis import faults
 from invochain.chassis.isolate import run_isolating_poison
-from invochain.errors import Code, KeyReused, Refusal
+from invochain.errors import Code, ConcurrentRequest, KeyReused, Refusal
 from invochain.invoice import attempts
 from invochain.invoice.room import InvoiceRoom
 from invochain.invoice.standing import answer_loser, read_standings
@@ -17,7 +17,10 @@ from invochain.invoice.work import Work
 
 
 async def reserve(room: InvoiceRoom, work: Work, at: list[int]) -> list[int]:
-    """Step 3: hold the stock of a batch. Answers what cannot be held; a refusal is made final by its decision row."""
+    """Step 3: hold the stock of a batch; returns what goes on.
+
+    Answers what cannot be held: a refusal is made final by its decision row. What met a busy row is in `work.busy`.
+    """
     at = [p for p in at if work.in_time(p)]
     with_stock = [p for p, takes in zip(at, work.drafts.takes_stock(at), strict=True) if takes]
     later = [p for p in with_stock if work.attempt[p] > 1]
@@ -51,6 +54,9 @@ async def reserve(room: InvoiceRoom, work: Work, at: list[int]) -> list[int]:
             gone.add(position)
         elif refusal.reason == KeyReused.reason:
             misused[position] = refusal
+            gone.add(position)
+        elif refusal.reason == ConcurrentRequest.reason:
+            work.busy.add(position)
             gone.add(position)
         else:
             work.refuse(position, refusal)

@@ -1,9 +1,14 @@
-"""Lanes: a busy series is waited for beside the batches, so that it delays nobody else (PROTOCOL 9)."""
+"""Lanes: what is busy is waited for beside the batches, so that it delays nobody else (PROTOCOL 9).
+
+A busy series has a lane of its own, in which its items are decided together. Whose stock row is busy waits in the
+inventory's lane; here its hold is asked for again until the row was free or the caller's time is over.
+"""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+import random
+from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from typing import TypeAlias
 
 from invochain.chassis.call import Call, reply_all
@@ -16,9 +21,28 @@ from invochain.invoice.work import Work, unchecked
 
 # Items of a busy series that are decided together; as many as a batch has at most by default.
 LANE_ITEMS_MAX = 500
+# The inventory takes its time before it says that a row is busy; this keeps rivals from asking in step.
+ASK_AGAIN_S = (0.02, 0.1)
+
+Steps: TypeAlias = Callable[[InvoiceRoom, Work, list[int]], Awaitable[Collection[Call]]]
+"""Takes a batch on; returns the calls that are answered later, by whoever has them then."""
 
 OnAnotherDay: TypeAlias = Callable[[InvoiceRoom, Work, list[int], int], Awaitable[list[Call]]]
 """Begins items of a batch again, dated on another day (days since 1970); returns the calls that a lane has then."""
+
+
+def hold_again(room: InvoiceRoom, work: Work, issue: Steps) -> list[Call]:
+    """Has what met a busy stock row issued in a task of its own; returns its calls."""
+    at, work.busy = sorted(work.busy), set()
+    waiting = [_waiting(work, position) for position in at]
+
+    async def later() -> None:
+        await asyncio.sleep(random.uniform(*ASK_AGAIN_S))
+        await _once_more(room, waiting, issue)
+
+    if waiting:
+        room.spawn(later())
+    return [one.call for one in waiting]
 
 
 def to_lanes(
@@ -26,13 +50,17 @@ def to_lanes(
 ) -> list[Call]:
     """Hands items of busy series to their lanes, which delay nobody else; returns their calls."""
     for key, positions in busy.items():
-        waiting = [Waiting(work.calls[p], work.attempt[p], p in work.held, work.started) for p in positions]
+        waiting = [_waiting(work, position) for position in positions]
         if key in room.lanes:
             room.lanes[key] += waiting
         else:
             room.lanes[key] = waiting
             room.spawn(_run_lane(room, key, on_another_day))
     return [work.calls[position] for positions in busy.values() for position in positions]
+
+
+def _waiting(work: Work, position: int) -> Waiting:
+    return Waiting(work.calls[position], work.attempt[position], position in work.held, work.started)
 
 
 async def _run_lane(room: InvoiceRoom, key: SeriesKey, on_another_day: OnAnotherDay) -> None:
@@ -52,7 +80,27 @@ async def _run_lane(room: InvoiceRoom, key: SeriesKey, on_another_day: OnAnother
 
 
 async def _one_lane_batch(room: InvoiceRoom, waiting: Sequence[Waiting], on_another_day: OnAnotherDay) -> None:
-    """One transaction that waits for the counter. The requests are of several batches: one crossing makes them one."""
+    """One transaction that waits for the counter."""
+
+    async def settle(room: InvoiceRoom, work: Work, at: list[int]) -> list[Call]:
+        # Of the series of another financial year, answered by that lane.
+        handed: list[Call] = []
+
+        async def one_transaction(positions: Sequence[int]) -> None:
+            verdict = await decide.settle_one_batch(room, work, list(positions), wait=True)
+            for position in (*verdict.again, *(p for busy in verdict.busy.values() for p in busy)):
+                work.refuse(position, SagaAborted())
+            for day, positions_of_day in verdict.other_day.items():
+                handed.extend(await on_another_day(room, work, positions_of_day, day))
+
+        await run_isolating_poison(at, one_transaction, work.fail)
+        return handed
+
+    await _once_more(room, waiting, settle)
+
+
+async def _once_more(room: InvoiceRoom, waiting: Sequence[Waiting], steps: Steps) -> None:
+    """Takes on what waited, and ends it. The requests are of several batches: one crossing makes them one."""
     calls = [one.call for one in waiting]
     try:
         work, live = await check(room, calls)
@@ -65,24 +113,13 @@ async def _one_lane_batch(room: InvoiceRoom, waiting: Sequence[Waiting], on_anot
     work.started = min(one.started for one in waiting)
     # Also what the second look at the rules refuses is no longer under way.
     asked = [*work.asked(live), *unchecked([call for p, call in enumerate(calls) if p not in set(live)])]
-
-    # Of the series of another financial year, answered by that lane.
     handed: set[int] = set()
-
-    async def one_transaction(positions: Sequence[int]) -> None:
-        verdict = await decide.settle_one_batch(room, work, list(positions), wait=True)
-        for position in (*verdict.again, *(p for busy in verdict.busy.values() for p in busy)):
-            work.refuse(position, SagaAborted())
-        for day, positions_of_day in verdict.other_day.items():
-            handed.update(id(call) for call in await on_another_day(room, work, positions_of_day, day))
-
     try:
         async with asyncio.timeout(room.task_life_s):
-            at = [p for p in live if work.in_time(p)]
-            if at:
-                await run_isolating_poison(at, one_transaction, work.fail)
+            if at := [p for p in live if work.in_time(p)]:
+                handed = {id(call) for call in await steps(room, work, at)}
     except TimeoutError:
-        work.fail(live, DeadlineTooShort("while it waited for its series"))
+        work.fail(live, DeadlineTooShort("while it waited for what is busy"))
     finally:
         for position in live:
             if not calls[position].answer.done() and id(calls[position]) not in handed:

@@ -32,6 +32,8 @@ class Work:
     held: set[int] = field(default_factory=set)
     # Positions whose attempt was fenced off before it could reserve.
     tombstoned: set[int] = field(default_factory=set)
+    # Positions whose stock is another's to change just now: nothing is known of them, they are to be asked for again.
+    busy: set[int] = field(default_factory=set)
     # By position: the outcome that may be kept, once it is final.
     final: dict[int, tuple[bytes, bytes]] = field(default_factory=dict)
 

@@ -15,6 +15,7 @@ from invochain.chassis.call import Call, Principal
 from invochain.chassis.ids import new_id
 from invochain.errors import DependencyDown
 from invochain.invoice import decide, lanes, name_locks
+from invochain.invoice.all_or_nothing import create_all_or_nothing
 from invochain.invoice.create_invoice import create_invoices
 from invochain.invoice.room import InvoiceRoom
 from tests.integration.invoice.probes import age_holds, decision_of, hold_states, outcome, settle
@@ -48,9 +49,9 @@ async def batch(market: Market, *calls: Call) -> list[pb.Invoice | str]:
 
 
 @asynccontextmanager
-async def locked(market: Market, text: str, *args):
+async def locked(market: Market, text: str, *args, room: str = "invoice"):
     """Holds the rows of a SELECT .. FOR UPDATE in another session."""
-    connection = await asyncpg.connect(market.databases["invoice"])
+    connection = await asyncpg.connect(market.databases[room])
     transaction = connection.transaction()
     await transaction.start()
     assert await connection.fetch(text, *args)
@@ -133,6 +134,35 @@ class TestABatch:
         await age_holds(market, 31, seller)
         await settle(market)
         assert await hold_states(market, seller) == {1: "RELEASED"}
+
+
+class TestAStockRow:
+    LOCK = "SELECT 1 FROM stock WHERE merchant_id = $1::text::uuid FOR UPDATE"
+
+    async def test_that_is_busy_delays_only_what_takes_it(self, market, seller, buyer):
+        """Held longer than the inventory lets a call wait: the neighbour is issued, the other once the row is free."""
+        mine = call_of(seller.merchant_id, market.invoice(buyer, market.line(1)))
+        theirs = call_of(seller.merchant_id, market.invoice(buyer, market.line(1, sku="")))
+        async with locked(market, self.LOCK, seller.merchant.merchant_id, room="inventory"):
+            handed_over = await create_invoices(room_of(market), [mine, theirs])
+            assert (await told(theirs)).number == "INV/2627/00001"
+            assert (list(handed_over), mine.answer.done()) == ([mine], False)
+        assert (await asyncio.wait_for(told(mine), 5)).number == "INV/2627/00002"
+        assert (await market.stock(seller))[1] == 1
+
+    async def test_that_is_busy_refuses_a_whole_batch_as_one_to_be_repeated(self, market, seller, buyer):
+        """All or nothing: nobody else waits with it, so it is told at once, and the same keys issue afterwards."""
+        keys = fresh_key(), fresh_key()
+        request = market.invoice(buyer, market.line(1))
+
+        def calls() -> list[Call]:
+            return [call_of(seller.merchant_id, request, key) for key in keys]
+
+        async with locked(market, self.LOCK, seller.merchant.merchant_id, room="inventory"):
+            await create_all_or_nothing(room_of(market), refused := calls())
+            assert {await told(call) for call in refused} == {"CONCURRENT_REQUEST"}
+        await create_all_or_nothing(room_of(market), again := calls())
+        assert [(await told(call)).number for call in again] == ["INV/2627/00001", "INV/2627/00002"]
 
 
 class TestASeries:
