@@ -127,9 +127,11 @@ soak: build ## 100 invoices a second for an hour: latencies and memory of every 
 	@python benchmarks/soak.py $(ARGS)
 chaos: build ## one file per failure, and the long forms of the proofs; wants a quiet machine
 	@$(call need,tests/chaos)
+	@$(call say,'the short forms over grpcio')
+	@INVOCHAIN_TRANSPORT=grpcio pytest tests/chaos $(ARGS)
+	@$(call say,'everything over the default door')
 	@pytest -m 'long or not long' tests/chaos $(ARGS)
-	@$(call say,'the same over grpcio')
-	@INVOCHAIN_TRANSPORT=grpcio pytest -m 'long or not long' tests/chaos $(ARGS)
+	@$(call say,'the long forms of the proofs')
 	@pytest -m long tests/model tests/simulation tests/stateful tests/integration
 	@cat tests/chaos/results/summary.txt
 fuzz: build ## fuzz the Rust core (FUZZ_S seconds a target; nightly Rust, cargo-fuzz), then 10 million documents against the oracle
