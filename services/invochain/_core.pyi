@@ -19,6 +19,11 @@ def event_columns(
     aggregate_ids: list[bytes], versions: list[int], kinds: list[str], partitions: int
 ) -> tuple[list[bytes], list[int]]: ...
 
+# ---- records of the broker
+# The headers of each record as a JSON array of [name, value], in their order. Raises TypeError for what is no text,
+# UnicodeEncodeError for text that is not UTF-8.
+def header_texts(records: list[tuple[tuple[str, str], ...]]) -> list[str]: ...
+
 # ---- invoices (core-rs/core/src/{request,answer,audit}.rs; PROTOCOL sections 2, 3, 11)
 class Directory:
     """What is known of parties (the local copy of the merchant directory), and since when (monotonic milliseconds)."""

@@ -9,6 +9,7 @@ mod gst;
 mod identity;
 mod invoice;
 mod party;
+mod records;
 mod results;
 mod settle;
 mod stock;
@@ -25,6 +26,7 @@ fn _core(m: &Bound<'_, PyModule>) -> PyResult<()> {
     identity::register(m)?;
     invoice::register(m)?;
     party::register(m)?;
+    records::register(m)?;
     results::register(m)?;
     settle::register(m)?;
     stock::register(m)?;

@@ -13,10 +13,12 @@ import json
 import re
 import zlib
 from collections.abc import Collection, Mapping, Sequence
+from functools import lru_cache
 from typing import Any
 
 import asyncpg
 
+from invochain import core
 from invochain.chassis import clock
 from invochain.chassis.broker import (
     Acked,
@@ -93,28 +95,31 @@ class EmbeddedBroker:
         count = await self.partitions_of(topic)
         partitions = [zlib.crc32(record.key) % count for record in records]
         types = [_type_of(record) for record in records]
-        async with self._postgres.transaction(wait_s=WAIT_S) as tx:
-            rows = await tx.fetch(HEADS, topic, sorted(set(partitions)))
-            head = {row["partition"]: row["next_offset"] for row in rows}
-            offsets = []
-            for partition in partitions:
-                offsets.append(head[partition])
-                head[partition] += 1
-            await tx.execute(
+        # The records of each partition, and of each record how many of them come before it.
+        grown = dict.fromkeys(sorted(set(partitions)), 0)
+        places = []
+        for partition in partitions:
+            places.append(grown[partition])
+            grown[partition] += 1
+        # One statement is its own transaction, and one round trip where four were. Cut off in its COMMIT it may have
+        # written what it does not acknowledge, as a lost connection may.
+        async with self._postgres.reading(wait_s=WAIT_S) as tx:
+            rows = await tx.fetch(
                 APPEND,
                 topic,
+                list(grown),
+                list(grown.values()),
                 partitions,
-                offsets,
+                places,
                 [record.key for record in records],
                 [record.value for record in records],
-                [json.dumps(record.headers) for record in records],
-                list(head),
-                list(head.values()),
-                CHANNEL,
+                core.header_texts([record.headers for record in records]),
                 types,
+                CHANNEL,
                 _told(topic, set(types)),
             )
-        return [Acked(partition, offset) for partition, offset in zip(partitions, offsets, strict=True)]
+        first = {row["partition"]: row["next_offset"] for row in rows}
+        return [Acked(partition, first[partition] + nth) for partition, nth in zip(partitions, places, strict=True)]
 
     async def partitions_of(self, topic: str) -> int:
         """How many partitions a topic has; the first who asks makes it."""
@@ -189,7 +194,9 @@ class EmbeddedConsumer:
             if not to_the_end:
                 continue
             try:
-                await asyncio.wait_for(self._wake.wait(), min(left, LOOK_S))
+                # Not wait_for: before Python 3.12 that makes a task each time.
+                async with asyncio.timeout(min(left, LOOK_S)):
+                    await self._wake.wait()
             except TimeoutError:
                 continue
 
@@ -261,8 +268,15 @@ class EmbeddedConsumer:
 
 def _type_of(record: Record) -> str:
     """The type that is kept beside a record."""
-    named = next((value for name, value in record.headers if name == "ce_type"), "")
-    return named if PLAIN_TYPE.fullmatch(named) else ""
+    for name, value in record.headers:
+        if name == "ce_type":
+            return _plain(value)
+    return ""
+
+
+@lru_cache(maxsize=256)
+def _plain(type_: str) -> str:
+    return type_ if PLAIN_TYPE.fullmatch(type_) else ""
 
 
 def _told(topic: str, types: set[str]) -> str:
@@ -288,30 +302,27 @@ ON CONFLICT DO NOTHING
 
 COUNT_PARTITIONS = Sql("broker_count_partitions", "SELECT count(*)::int FROM topic_partition WHERE topic = $1")
 
-HEADS = Sql(
-    "broker_heads",
-    """
-SELECT partition, next_offset FROM topic_partition
-WHERE topic = $1 AND partition = ANY($2::smallint[])
-ORDER BY partition
-FOR NO KEY UPDATE
-""",
-)
-
+# The heads are locked in their order, so that two who append never wait for each other.
 APPEND = Sql(
     "broker_append",
     """
-WITH appended AS (
-    INSERT INTO log_record (topic, partition, log_offset, key, value, headers, type)
-    SELECT $1, n.partition, n.log_offset, n.key, n.value, n.headers, n.type
-    FROM unnest($2::smallint[], $3::bigint[], $4::bytea[], $5::bytea[], $6::json[], $10::text[])
-        AS n (partition, log_offset, key, value, headers, type)
+WITH head AS (
+    SELECT partition, next_offset FROM topic_partition
+    WHERE topic = $1 AND partition = ANY ($2::smallint[])
+    ORDER BY partition
+    FOR NO KEY UPDATE
 ), moved AS (
-    UPDATE topic_partition AS head SET next_offset = n.next_offset
-    FROM unnest($7::smallint[], $8::bigint[]) AS n (partition, next_offset)
-    WHERE head.topic = $1 AND head.partition = n.partition
+    UPDATE topic_partition SET next_offset = head.next_offset + grown.records
+    FROM head JOIN unnest($2::smallint[], $3::bigint[]) AS grown (partition, records) USING (partition)
+    WHERE topic_partition.topic = $1 AND topic_partition.partition = head.partition
+), appended AS (
+    INSERT INTO log_record (topic, partition, log_offset, key, value, headers, type)
+    SELECT $1, head.partition, head.next_offset + n.nth, n.key, n.value, n.headers::json, n.type
+    FROM unnest($4::smallint[], $5::bigint[], $6::bytea[], $7::bytea[], $8::text[], $9::text[])
+        AS n (partition, nth, key, value, headers, type)
+    JOIN head USING (partition)
 )
-SELECT pg_notify($9, $11)
+SELECT partition, next_offset, pg_notify($10, $11) FROM head
 """,
 )
 

@@ -64,6 +64,7 @@ class Relay:
         # When the broker last took anything: before that, a refusal tells nothing about a row.
         self._acked_at = 0.0
         self._published = EVENTS_PUBLISHED.labels(room=room)
+        self._leads = LEADER.labels(worker=self.name)
         self._failures = PUBLISH_FAILURES.labels(room=room)
         self._log = log("workers")
         self._error = ""
@@ -82,7 +83,7 @@ class Relay:
     async def run_once(self) -> int:
         """Publishes what waits in our partitions, some hundred rows at most; returns how many left the outbox."""
         mine = await self._share.balance()
-        LEADER.labels(worker=self.name).set(len(mine))
+        self._leads.set(len(mine))
         await self._measure_age()
         rows = await self._read(set(mine) - self._backoff.waiting())
         self._found = len(rows)

@@ -84,7 +84,9 @@ async def _pause(stop: asyncio.Event, seconds: float) -> None:
     if seconds <= 0:
         return await asyncio.sleep(0)
     try:
-        await asyncio.wait_for(stop.wait(), seconds)
+        # Not wait_for: before Python 3.12 that makes a task each time.
+        async with asyncio.timeout(seconds):
+            await stop.wait()
     except TimeoutError:
         pass
     return None

@@ -143,6 +143,28 @@ class TestPublish:
         for key in keys:
             assert list(range(60)) == [int(r.value) for r in found if r.key == key.encode()]
 
+    async def test_a_record_lies_where_its_acknowledgement_says(self, broker, join, topic):
+        """Also when several publish into the same partitions at once: no place is given twice."""
+
+        async def publish(writer: int) -> list[tuple[tuple[int, int], bytes]]:
+            told = []
+            for turn in range(20):
+                values = [b"%d.%d.%d" % (writer, turn, n) for n in range(40)]
+                records = [Record(b"%d" % (n * 7 + writer), value) for n, value in enumerate(values)]
+                for value, outcome in zip(values, await broker.publish(topic, records), strict=True):
+                    assert isinstance(outcome, Acked)
+                    told.append(((outcome.partition, outcome.offset), value))
+            return told
+
+        told = [place for one in await asyncio.gather(*map(publish, range(4))) for place in one]
+
+        consumer = join(broker, "g", topic)
+        found: dict[tuple[int, int], bytes] = {}
+        async with asyncio.timeout(30):
+            while len(found) < len(told):
+                found |= {(one.partition, one.offset): one.record.value for one in await consumer.poll(500, 1)}
+        assert dict(told) == found
+
     async def test_readers_beside_concurrent_writers_skip_nothing(self, broker, join, topic):
         """A reader that keeps up sees every record once: none becomes visible behind its position."""
         consumer = join(broker, "g", topic)
