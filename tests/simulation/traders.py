@@ -183,6 +183,8 @@ class Trade:
         try:
             told: Told = await ask(door)
         except Refusal as refusal:
+            # Who died while it was made up tells nobody.
+            door.process.go_on()
             if refusal.reason == "KEY_REUSED_WITH_DIFFERENT_PAYLOAD":
                 return ("other body", refusal.reason)
             # Nothing here is wrong with a request, and nothing that goes wrong is unexpected.
