@@ -144,7 +144,7 @@ BREAKS: dict[str, tuple[str, str, str]] = {
     "a published event ahead of its invoice": (
         "I12",
         "broker",
-        """UPDATE log_record SET headers = replace(headers::text, '"ce_sequence", "1"', '"ce_sequence", "9"')::json
+        """UPDATE log_record SET headers = replace(headers::text, '"ce_sequence","1"', '"ce_sequence","9"')::json
            WHERE topic = 'invoice.events'""",
     ),
     "a waiting event of no invoice": (
