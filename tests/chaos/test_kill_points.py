@@ -270,8 +270,11 @@ async def killed_at(field: Field, name: str) -> None:
     # First of all: they live 3 s.
     markers = await markers_in(field.market) if row.fault.startswith("create.marked") else set()
     until = await books.now(field.market)
-    left = await left_behind(scene, row)
-    starting = asyncio.create_task(field.processes.start(row.process))
+    try:
+        left = await left_behind(scene, row)
+    finally:
+        # Also where the run is void: the rows after this one want it.
+        starting = asyncio.create_task(field.processes.start(row.process))
     # Whatever the row: others were under way, and undecided, when the process died.
     bound = field.size.undecided_s
     if row.process == "inventory":

@@ -123,9 +123,15 @@ class Scene:
     async def paused(self) -> None:
         """CLIENT PAUSE: connections stay open, commands wait."""
         late = await self._commands("late")
+
+        async def is_late() -> bool:
+            return await self._commands("late") > late
+
         async with asked(self._server.url) as client:
             await client.execute_command("CLIENT", "PAUSE", "2000", "ALL")
             await self.goes_on()
+            # Those that go on may be requests that had looked before.
+            await self._run.market.until(is_late, PATIENCE_S)
         self._run.happened("redis commands late in a pause", int(await self._commands("late") - late))
 
     async def killed(self) -> None:

@@ -128,7 +128,8 @@ class Reserving:
             await run_isolating_poison(
                 batch.open, lambda chosen: batch.decide(self._postgres, list(chosen), wait=wait), batch.fail
             )
-        await faults.reach("reserve.committed")
+        if batch.made:
+            await faults.reach("reserve.committed")
         batch.judge_unlike()
         batch.measure()
         for index, key in batch.busy.items():
