@@ -88,7 +88,7 @@ class Holds:
 
     def __init__(self, state: StackState, merchant_id: str, sku: str) -> None:
         keys = secrets.load(Path(state.environment["INVOCHAIN_SECRETS_DIR"]))
-        self._door = Door(state.addresses["inventory"], ServiceIdentity("invoice", keys).metadata())
+        self._address, self._identity = state.addresses["inventory"], ServiceIdentity("invoice", keys)
         self._dsn = state.environment["INVOCHAIN_INVENTORY_DATABASE_URL"]
         self._merchant_id, self._sku = merchant_id, sku
 
@@ -111,7 +111,8 @@ class Holds:
         """Reservations a second, batch after batch; they are given back afterwards."""
         asked = [self._requests(size) for _ in range(batches)]
         raws = [inventory.BatchReserveStockRequest(requests=part).SerializeToString() for part in asked]
-        async with self._door as door:
+        # A service's token lives a few minutes: a fresh one each time.
+        async with Door(self._address, self._identity.metadata()) as door:
             seconds, answers = await seconds_for(door, RESERVE, raws, 1)
             await self._give_back(door, asked)
         for answer in answers:
