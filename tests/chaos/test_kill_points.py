@@ -148,6 +148,9 @@ class Scene:
 
     async def open(self, *, all_patient: bool = False) -> None:
         """Traders, stock, a number that is taken, and the plan."""
+        for name in self.field.processes.missing():
+            # A void run before this one left it dead.
+            await self.field.processes.start(name)
         self.seller, self.buyer = await self.market.register(), await self.market.register()
         for sku in SKUS:
             await self.market.stock_up(self.seller, sku, UNITS)
@@ -270,11 +273,8 @@ async def killed_at(field: Field, name: str) -> None:
     # First of all: they live 3 s.
     markers = await markers_in(field.market) if row.fault.startswith("create.marked") else set()
     until = await books.now(field.market)
-    try:
-        left = await left_behind(scene, row)
-    finally:
-        # Also where the run is void: the rows after this one want it.
-        starting = asyncio.create_task(field.processes.start(row.process))
+    left = await left_behind(scene, row)
+    starting = asyncio.create_task(field.processes.start(row.process))
     # Whatever the row: others were under way, and undecided, when the process died.
     bound = field.size.undecided_s
     if row.process == "inventory":
@@ -413,7 +413,8 @@ async def test_a_resolver_killed_between_tombstone_and_release_is_followed_by_an
     """Two crashes: the requests die before COMMIT, then the resolver that has fenced them dies before it releases."""
     scene = Scene(field, "resolver: tombstone written, before Release")
     await scene.open(all_patient=True)
-    await field.processes.restart("invoice", "decide.before_commit:kill:nth=2")
+    # The first batch: nearly all of it are new requests. One behind it may be repeats only, which hold nothing.
+    await field.processes.restart("invoice", "decide.before_commit:kill")
     await field.processes.restart("workers", "release.send:kill")
 
     asking = scene.asking()

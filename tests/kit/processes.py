@@ -98,6 +98,10 @@ class Processes:
         await asyncio.gather(*(self.start(name) for name in SERVICES))
         await asyncio.gather(*(self.start(name) for name in ("workers", "gateway") if name in self.ports))
 
+    def missing(self) -> list[str]:
+        """Those of `start_all` that do not run now."""
+        return [name for name in (*SERVICES, "workers", "gateway") if name in self.ports and name not in self.running]
+
     def freeze(self, name: str) -> None:
         """SIGSTOP: connections stay open and nobody answers, until `go_on`."""
         self.running[name].signal(SIGSTOP)
