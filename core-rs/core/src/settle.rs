@@ -5,7 +5,7 @@
 use crate::contract::{ConfirmReservationsRequest, ReservationRef, SettleResult};
 use crate::identity::{id_from_text, id_text, reservation_id, Id};
 use crate::stock::{Resolver, HOLDS_MAX};
-use crate::wire::{put_nested, Message};
+use crate::wire::{put_nested, repeated, Message};
 use std::collections::HashSet;
 
 /// HELD of the contract's ReservationState.
@@ -56,16 +56,12 @@ fn one(asked: &ReservationRef<'_>) -> Option<Ref> {
 
 /// An encoded SettleReservationsResponse: every hold is HELD.
 pub fn all_held(refs: &[Ref]) -> Vec<u8> {
-    let mut out = Vec::with_capacity(44 * refs.len());
-    for one in refs {
-        let result = SettleResult {
-            reservation_id: &one.id_text,
-            state: HELD,
-            ..Default::default()
-        };
-        put_nested(1, &mut out, |out| result.write_fields(out));
-    }
-    out
+    let results = refs.iter().map(|one| SettleResult {
+        reservation_id: &one.id_text,
+        state: HELD,
+        ..Default::default()
+    });
+    repeated(1, results)
 }
 
 /// An encoded ConfirmReservationsRequest (ReleaseReservationsRequest has the same fields) of the invoice service: the

@@ -4,9 +4,10 @@
 //! table of keys: the order in which their rows are locked. What is decided here is decided from numbers that came in.
 //! Quantities are thousandths of the unit. Source: PROTOCOL sections 4.2 and 9.
 
+use crate::contract::ReserveStockResult;
 use crate::identity::{id_from_text, Id};
 use crate::messages;
-use crate::wire::{put_bytes, put_int, put_nested, Malformed, Message, Reader, Value};
+use crate::wire::{put_bytes, repeated, Malformed, Message, Reader, Value};
 use std::collections::HashMap;
 
 pub const ITEMS_MAX: usize = 1_000;
@@ -20,7 +21,7 @@ pub const TTL_S_MAX: i32 = 86_400;
 /// A partner's hold that says nothing of its life lasts a quarter of an hour.
 pub const TTL_S_DEFAULT: i32 = 900;
 /// Of the contract's ReservationState.
-const PENDING: i64 = 1;
+const PENDING: i32 = 1;
 
 messages! {
     /// invochain.api.inventory.v1.ReservationItem
@@ -284,14 +285,12 @@ fn refuse(line: &Line, row: Option<&Row>, free_milli: i64) -> Option<Refused> {
 
 /// An encoded BatchReserveStockResponse: every hold is PENDING.
 pub fn all_pending(holds: &[Hold]) -> Vec<u8> {
-    let mut out = Vec::with_capacity(44 * holds.len());
-    for hold in holds {
-        put_nested(1, &mut out, |out| {
-            put_bytes(1, hold.id_text.as_bytes(), out);
-            put_int(2, PENDING, out);
-        });
-    }
-    out
+    let results = holds.iter().map(|hold| ReserveStockResult {
+        reservation_id: &hold.id_text,
+        state: PENDING,
+        ..Default::default()
+    });
+    repeated(1, results)
 }
 
 fn decode(bytes: &[u8]) -> Result<BatchReserveStockRequest<'_>, Malformed> {

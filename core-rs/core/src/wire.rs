@@ -220,6 +220,15 @@ pub fn put_bytes(number: u32, bytes: &[u8], out: &mut Vec<u8>) {
     out.extend_from_slice(bytes);
 }
 
+/// An encoded message of one repeated field.
+pub fn repeated<'a, M: Message<'a>>(number: u32, messages: impl Iterator<Item = M>) -> Vec<u8> {
+    let mut out = Vec::with_capacity(44 * messages.size_hint().0);
+    for message in messages {
+        put_nested(number, &mut out, |out| message.write_fields(out));
+    }
+    out
+}
+
 /// Writes a length-delimited field whose content `fill` appends.
 #[inline]
 pub fn put_nested(number: u32, out: &mut Vec<u8>, fill: impl FnOnce(&mut Vec<u8>)) {

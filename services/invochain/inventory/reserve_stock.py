@@ -344,8 +344,7 @@ async def _decide(tx: Tx, batch: Batch, chosen: list[int], done: Decided, *, wai
     won = await _insert(tx, batch, [index for index in granted if index not in lost])
     if len(won) < len(granted):
         lost = set(granted) - set(won)
-        await _look(tx, batch, sorted(lost), done)
-        done.again += [index for index in sorted(lost) if index not in done.outcomes]
+        done.again += await _look(tx, batch, sorted(lost), done)
     if won:
         await stock_rows.reserve(tx, *holds.sums(won))
     done.outcomes.update(dict.fromkeys(won, PENDING))
@@ -369,11 +368,11 @@ async def _decide(tx: Tx, batch: Batch, chosen: list[int], done: Decided, *, wai
         done.again += late
 
 
-async def _look(tx: Tx, batch: Batch, chosen: list[int], done: Decided) -> None:
-    """Answers the holds that were decided before. A new statement, so that it sees what committed while this
-    transaction waited for its stock rows."""
+async def _look(tx: Tx, batch: Batch, chosen: list[int], done: Decided) -> list[int]:
+    """Answers the holds that were decided before and returns the others. A new statement, so that it sees what
+    committed while this transaction waited for its stock rows."""
     if not chosen:
-        return
+        return []
     holds = batch.holds
     if partners := [index for index in chosen if batch.resolvers[index] == NONE]:
         for index, refusal in (await partner_keys.refused(tx, holds, batch.fingerprints, partners)).items():
@@ -385,6 +384,7 @@ async def _look(tx: Tx, batch: Batch, chosen: list[int], done: Decided) -> None:
             batch.ids[index], batch.resolvers[index], row["state"], row["fingerprint"], batch.fingerprints[index]
         )
         done.replayed.add(index)
+    return [index for index in chosen if index not in done.outcomes]
 
 
 async def _insert(tx: Tx, batch: Batch, granted: list[int]) -> list[int]:

@@ -133,6 +133,16 @@ class TestErrors:
         await until(lambda: _at_least(worker, so_far + 5))
 
 
+async def stop_ends_with(worker: Counting, stop: asyncio.Event, task: asyncio.Task[None]) -> None:
+    """Told to stop, all ends when that worker's round does, and not before."""
+    stop.set()
+    done, _ = await asyncio.wait([task], timeout=0.2)
+    assert not done
+    worker.may_end.set()
+    async with asyncio.timeout(5):
+        await task
+
+
 class TestStop:
     async def test_the_round_under_way_may_finish(self, start):
         """Nothing is cut off in the middle, and no new round begins."""
@@ -140,14 +150,8 @@ class TestStop:
         worker.may_end.clear()
         start(worker)
         await worker.busy.wait()
-        stop, task, _ = start.running[0]
 
-        stop.set()
-        done, _ = await asyncio.wait([task], timeout=0.2)
-        assert not done
-        worker.may_end.set()
-        async with asyncio.timeout(5):
-            await task
+        await stop_ends_with(worker, *start.running[0][:2])
 
         assert (1, 1) == (worker.rounds, worker.ended)
 
@@ -160,14 +164,8 @@ class TestStop:
         start(looking, writing)
         await looking.busy.wait()
         await writing.busy.wait()
-        stop, task, _ = start.running[0]
 
-        stop.set()
-        done, _ = await asyncio.wait([task], timeout=0.2)
-        assert not done
-        writing.may_end.set()
-        async with asyncio.timeout(5):
-            await task
+        await stop_ends_with(writing, *start.running[0][:2])
 
         assert (0, 1) == (looking.ended, writing.ended)
 
