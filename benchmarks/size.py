@@ -12,7 +12,6 @@ import argparse
 import asyncio
 import json
 import statistics
-import time
 import uuid
 from pathlib import Path
 from typing import Any
@@ -159,7 +158,7 @@ def measure(ghz: str, state: StackState, shop: Shop, dsn: str, chosen: argparse.
     number = asyncio.run(
         _value(dsn, "SELECT number FROM invoice WHERE merchant_id = $1 LIMIT 1", uuid.UUID(bytes=merchant_id))
     )
-    middle = token_in_the_middle(state, merchant_id)
+    middle = asyncio.run(token_in_the_middle(state, dsn, merchant_id))
     seller, buyer = shop.seller_token, shop.buyer_token
     asked: dict[str, tuple[str, Any, str]] = {
         READS[0]: ("GetInvoice", ids, seller),
@@ -204,11 +203,20 @@ async def some_invoices(dsn: str, merchant_id: bytes) -> list[str]:
         await connection.close()
 
 
-def token_in_the_middle(state: StackState, merchant_id: bytes) -> str:
-    """What the service would give for a page that begins half a year ago."""
+async def token_in_the_middle(state: StackState, dsn: str, merchant_id: bytes) -> str:
+    """What the service would give for a page that begins where half of a seller's invoices are older."""
+    connection = await asyncpg.connect(dsn)
+    try:
+        row = await connection.fetchrow(
+            "SELECT (extract(epoch FROM create_time) * 1000000)::bigint AS micros, invoice_id::text AS id FROM invoice"
+            " WHERE merchant_id = $1 ORDER BY create_time, invoice_id"
+            " OFFSET (SELECT count(*) / 2 FROM invoice WHERE merchant_id = $1) LIMIT 1",
+            uuid.UUID(bytes=merchant_id),
+        )
+    finally:
+        await connection.close()
     pages = Pages(secrets.load(Path(state.environment["INVOCHAIN_SECRETS_DIR"])).page_token_key)
-    half_a_year_ago = (time.time_ns() // 1_000) - seed.OLDEST_DAYS // 2 * 86_400_000_000
-    return pages.token(("ListInvoices", merchant_id, "", "", 0), [half_a_year_ago, str(uuid.UUID(int=0))])
+    return pages.token(("ListInvoices", merchant_id, "", "", 0), [row["micros"], row["id"]])
 
 
 async def _value(dsn: str, query: str, *args: Any) -> Any:

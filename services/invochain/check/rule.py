@@ -65,21 +65,35 @@ class Scan:
     key: Mapping[str, str]
     columns: str = "*"
     where: str = "true"
+    # What the index on `key` says of its rows, where it is a partial one: there are no others.
+    index_where: str = "true"
     also: str = ""
     select: str = "subject.*"
     joins: str = ""
     limit: int = PAGE_ROWS
 
     @property
-    def text(self) -> str:
+    def last(self) -> str:
+        """The key of a page's last row, whether it is asked for or not; no row where fewer are left."""
         key = ", ".join(self.key)
-        after = ", ".join(f"${place}::{kind}" for place, kind in enumerate(self.key.values(), 3))
+        return f"""
+SELECT {key} FROM {self.table}
+WHERE ({key}) > ({self._parameters(2)}) AND {self.index_where}
+ORDER BY {key}
+OFFSET $1 LIMIT 1
+"""
+
+    @property
+    def text(self) -> str:
+        """A page's rows that are asked for, up to its last one."""
+        key, last = ", ".join(self.key), self._parameters(3 + len(self.key))
         mine = ", ".join(f"subject.{column}" for column in self.key)
         return f"""
 WITH due AS (SELECT now() - make_interval(secs => $2) AS before),
 subject AS MATERIALIZED (
     SELECT {self.columns} FROM {self.table}
-    WHERE ({key}) > ({after}) AND {self.where}
+    WHERE ({key}) > ({self._parameters(3)}) AND (({last}) IS NULL OR ({key}) <= ({last}))
+        AND {self.index_where} AND {self.where}
     ORDER BY {key}
     LIMIT $1
 ){self.also}
@@ -88,16 +102,26 @@ FROM subject {self.joins}
 ORDER BY {mine}
 """
 
-    async def page(self, connection: asyncpg.Connection, after: Sequence[Any], lag_s: float) -> list[Row]:
-        rows: list[Row] = await connection.fetch(self.text, self.limit, lag_s, *after)
-        return rows
+    def _parameters(self, first: int) -> str:
+        return ", ".join(f"${place}::{kind}" for place, kind in enumerate(self.key.values(), first))
+
+    async def page(
+        self, connection: asyncpg.Connection, after: Sequence[Any], lag_s: float
+    ) -> tuple[list[Row], list[Any] | None]:
+        """The next page's rows, and the key after which the one behind it begins; None: this is the last.
+
+        A page is so many rows of the table, however few of them are asked for: where hardly any are, the first
+        thousand of those may lie behind millions.
+        """
+        found = await connection.fetchrow(self.last, self.limit - 1, *after)
+        last = None if found is None else list(found)
+        none = [None] * len(self.key)
+        rows: list[Row] = await connection.fetch(self.text, self.limit, lag_s, *after, *(last or none))
+        return rows, last
 
     @property
     def start(self) -> list[Any]:
         return [_BEFORE[kind] for kind in self.key.values()]
-
-    def end(self, rows: Sequence[Row]) -> list[Any]:
-        return [rows[-1][column] for column in self.key]
 
 
 def by_key(table: str, name: str, *key: str, where: str = "true") -> str:
@@ -129,20 +153,16 @@ class Compare:
 
     @property
     def statements(self) -> Mapping[str, Sequence[str]]:
-        own = (self.scan.text, *self.reads.get(self.scan.room, ()))
+        own = (self.scan.last, self.scan.text, *self.reads.get(self.scan.room, ()))
         return {**self.reads, self.scan.room: own}
 
     async def pages(self, databases: Databases, lag_s: float) -> AsyncIterator[Page]:
-        after = self.scan.start
-        while True:
+        after: list[Any] | None = self.scan.start
+        while after is not None:
             async with databases.snapshot(self.scan.room) as connection:
-                rows = await self.scan.page(connection, after, lag_s)
+                rows, after = await self.scan.page(connection, after, lag_s)
                 faults = await self.judge(databases, connection, rows, lag_s) if rows else []
-            if rows:
-                yield Page(len(rows), faults)
-            if len(rows) < self.scan.limit:
-                return
-            after = self.scan.end(rows)
+            yield Page(len(rows), faults)
 
 
 async def _told(_: Databases, __: asyncpg.Connection, rows: Sequence[Row], ___: float) -> list[str]:

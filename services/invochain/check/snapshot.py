@@ -81,6 +81,8 @@ class Databases:
                         "enable_sort": "off",
                         "enable_incremental_sort": "off",
                         "enable_bitmapscan": "off",
+                        # One core at most is ours for a while.
+                        "max_parallel_workers_per_gather": "0",
                     },
                 )
             return self._pools[room]

@@ -88,7 +88,7 @@ OLD_PENDING = sql(
     """CASE WHEN subject.create_time <= (SELECT before FROM due)
         THEN format('hold %s of %s: PENDING for %s s', subject.reservation_id, subject.merchant_id,
             extract(epoch FROM now() - subject.create_time)::bigint) END""",
-    where="resolver = 'INVOICE' AND state = 'PENDING'",
+    index_where="resolver = 'INVOICE' AND state = 'PENDING'",
 )
 
 SOLD_FROM_OWN_HOLD = sql(

@@ -15,6 +15,7 @@ from invochain.chassis.ids import new_id
 from invochain.chassis.postgres import Postgres, _prepare_connection
 from invochain.chassis.session import Session
 from invochain.check import check_all as checking
+from invochain.check.across_rules import SOLD_IS_RECEIVED
 from invochain.check.check_all import CheckFailed, Found, NoSuchInvariant, check_all, chosen
 from invochain.check.rule import Page, Rule, Scan
 from invochain.check.rules import NAMES, RULES
@@ -59,6 +60,19 @@ class TestAfterHonestTrade:
 
         monkeypatch.setattr(Scan, "page", single)
         assert [(one.rule.name, one.rows) for one in await check_all(traded.settings, 0)] == whole
+
+    async def test_a_page_ends_after_so_many_rows_of_the_table(self, traded: Traded, monkeypatch: pytest.MonkeyPatch):
+        """Also where few of them are asked for: to look for the next one could take a walk through all the others."""
+        monkeypatch.setitem(SOLD_IS_RECEIVED.scan.__dict__, "limit", 1)
+        databases = Databases(traded.settings)
+        try:
+            pages = [page.rows async for page in SOLD_IS_RECEIVED.pages(databases, 0)]
+            async with databases.snapshot("invoice") as connection:
+                invoices = await connection.fetchval("SELECT count(*) FROM invoice")
+        finally:
+            await databases.close()
+        assert 0 < sum(pages) < invoices
+        assert len(pages) == invoices + 1
 
     async def test_rules_are_those_of_the_protocol(self):
         """I1 to I20, each with probes or with the reason why it has none."""
