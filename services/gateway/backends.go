@@ -26,6 +26,8 @@ const (
 	// The services allow a ping every 20 s.
 	pingInterval = 30 * time.Second
 	pingTimeout  = 5 * time.Second
+	// A connection is set up within this: over a link of 0.3 s each way, TLS takes two seconds (as chassis/channel.py).
+	connectWithin = 3 * time.Second
 	// A service that restarts is found again within this.
 	reconnectMax = time.Second
 	// /readyz is asked every second or so, by more than one; it has to answer by itself.
@@ -66,7 +68,7 @@ func dial(name, address string, secure credentials.TransportCredentials, count i
 			grpc.WithKeepaliveParams(keepalive.ClientParameters{Time: pingInterval, Timeout: pingTimeout}),
 			grpc.WithConnectParams(grpc.ConnectParams{
 				Backoff:           backoff.Config{BaseDelay: 50 * time.Millisecond, Multiplier: 1.6, Jitter: 0.2, MaxDelay: reconnectMax},
-				MinConnectTimeout: 2 * time.Second,
+				MinConnectTimeout: connectWithin,
 			}),
 			grpc.WithDefaultCallOptions(grpc.MaxCallSendMsgSize(requestBytesMax), grpc.MaxCallRecvMsgSize(answerBytesMax)),
 			grpc.WithDefaultServiceConfig(policy),

@@ -18,7 +18,7 @@ import re
 import time
 import uuid
 from collections.abc import AsyncIterator
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -36,6 +36,8 @@ from tests.kit.servers import PostgresServer, ValkeyServer
 SEED = 20260722
 # A fault that has not happened by then never will: the run is void.
 FAULT_WITHIN_S = 30
+# Which batch holds what is chance: a run whose fault met none of what its row is about is made again.
+RUNS_MAX = 3
 MARKER_S = 3.0
 # From the start of a process to its first round of work there is a leader's lock to get (PROTOCOL 6, last row).
 LEADER_S = 5.0
@@ -93,6 +95,10 @@ ROWS = {
     "refusal known, before FAILED row": Row("refuse.known:kill", "invoice"),
     "FAILED row, before Release": Row("release.send:kill:after=150", "invoice", "FAILED", told=True),
 }
+
+
+class Void(AssertionError):
+    """The process died, but not in the state that the row is about."""
 
 
 @dataclass
@@ -263,6 +269,14 @@ async def test_a_process_killed_at_a_row_of_the_table_leaves_one_invoice_or_none
 
 
 async def killed_at(field: Field, name: str) -> None:
+    for _ in range(RUNS_MAX - 1):
+        with suppress(Void):
+            await killed_once_at(field, name)
+            return
+    await killed_once_at(field, name)
+
+
+async def killed_once_at(field: Field, name: str) -> None:
     row, scene = ROWS[name], Scene(field, name)
     await scene.open()
     await field.processes.restart(row.process, row.fault)
@@ -273,7 +287,12 @@ async def killed_at(field: Field, name: str) -> None:
     # First of all: they live 3 s.
     markers = await markers_in(field.market) if row.fault.startswith("create.marked") else set()
     until = await books.now(field.market)
-    left = await left_behind(scene, row)
+    try:
+        left = await left_behind(scene, row)
+    except Void:
+        asking.cancel()
+        await asyncio.wait([asking])
+        raise
     starting = asyncio.create_task(field.processes.start(row.process))
     # Whatever the row: others were under way, and undecided, when the process died.
     bound = field.size.undecided_s
@@ -299,14 +318,15 @@ async def killed_at(field: Field, name: str) -> None:
 
 
 async def left_behind(scene: Scene, row: Row) -> dict[str, set[uuid.UUID]]:
-    """The state of the table's second column is there; else the process died somewhere else, and the run is void."""
+    """The state of the table's second column is there; else Void: the process died somewhere else."""
     found = await books.pending_by_row(scene.market, scene.seller)
     if row.leaves:
         left = found[row.leaves]
-        assert left, f"void: no PENDING hold of a request that is {row.leaves}"
         told = {books.rid_of(scene.seller, key) for key, _ in scene.log.final}
-        if row.told:
-            assert left & told, "void: nobody was told an answer whose hold is still PENDING"
+        if not left:
+            raise Void(f"void: no PENDING hold of a request that is {row.leaves}")
+        if row.told and not left & told:
+            raise Void("void: nobody was told an answer whose hold is still PENDING")
     return found
 
 
