@@ -24,6 +24,13 @@ def event_columns(
 # UnicodeEncodeError for text that is not UTF-8.
 def header_texts(records: list[tuple[tuple[str, str], ...]]) -> list[str]: ...
 
+# ---- outcomes in the cache (core-rs/core/src/outcome.rs; PROTOCOL section 7)
+# (name, fingerprint, `+` or `-`, answer or refusal) of each; what is to lie in the cache under that name.
+def seal_outcomes(mac_key: bytes, outcomes: list[tuple[bytes, bytes, bytes, bytes]]) -> list[bytes]: ...
+
+# (fingerprint, state, payload) of what was sealed under this name; None: it was not, or not with this key.
+def open_outcome(mac_key: bytes, name: bytes, sealed: bytes) -> tuple[bytes, bytes, bytes] | None: ...
+
 # ---- invoices (core-rs/core/src/{request,answer,audit}.rs; PROTOCOL sections 2, 3, 11)
 class Directory:
     """What is known of parties (the local copy of the merchant directory), and since when (monotonic milliseconds)."""

@@ -9,6 +9,7 @@ pub mod contract;
 pub mod gst;
 pub mod identity;
 pub mod money;
+pub mod outcome;
 pub mod request;
 pub mod settle;
 pub mod stock;

@@ -8,6 +8,7 @@ mod elsewhere;
 mod gst;
 mod identity;
 mod invoice;
+mod outcome;
 mod party;
 mod records;
 mod results;
@@ -25,6 +26,7 @@ fn _core(m: &Bound<'_, PyModule>) -> PyResult<()> {
     gst::register(m)?;
     identity::register(m)?;
     invoice::register(m)?;
+    outcome::register(m)?;
     party::register(m)?;
     records::register(m)?;
     results::register(m)?;

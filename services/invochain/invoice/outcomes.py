@@ -7,11 +7,11 @@ without Redis both copies of a request run and the loser replays the winner. A v
 from __future__ import annotations
 
 import asyncio
-import hmac
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import partial
 
+from invochain import core
 from invochain.chassis.call import Call
 from invochain.chassis.ids import Id, new_id
 from invochain.chassis.redis import Redis
@@ -28,14 +28,16 @@ POLL_S = 0.05
 _MARKER, _OUTCOME = b"M", b"O"
 _OK, _REFUSED = b"+", b"-"
 
-# For each key: what is there, or, if nothing is, our marker.
+# Puts our marker where nothing is; returns the place and value of what is there. Most are new, and cost no answer.
 LOOK = """
 local found = {}
 for i, key in ipairs(KEYS) do
   local value = redis.call('GET', key)
-  if value then found[i] = value else
+  if value then
+    found[#found + 1] = i
+    found[#found + 1] = value
+  else
     redis.call('SET', key, ARGV[i + 1], 'PX', ARGV[1])
-    found[i] = ''
   end
 end
 return found
@@ -116,10 +118,11 @@ class Outcomes:
             raise
 
     def _look_here(self, asked: Sequence[Asked], first: list[int], waiting: list[Call]) -> None:
+        owner = _MARKER + new_id()
         for position, one in enumerate(asked):
             rival = self._under_way.get(one.rid)
             if rival is None:
-                self._under_way[one.rid] = self._begin(one)
+                self._under_way[one.rid] = self._begin(one, owner)
                 first.append(position)
             elif rival.asked.fingerprint != one.fingerprint:
                 if any(asked[p].rid == one.rid for p in first):
@@ -142,13 +145,16 @@ class Outcomes:
         found = await self._redis.try_(
             partial(self._look, keys=[m.key for m in mine], args=[MARKER_MS, *(m.marker for m in mine)])
         )
-        if found is None or not _is_answer(found, len(mine)):
+        there = None if found is None else _there(found, len(mine))
+        if there is None:
             CACHE.labels(result="skipped" if found is None else "not_ours").inc(len(first))
             return first
+        if not there:
+            return first
         go_on = []
-        for position, here, value in zip(first, mine, found, strict=True):
-            one = asked[position]
-            if not value or value == here.marker:
+        for place, (position, here) in enumerate(zip(first, mine, strict=True), start=1):
+            one, value = asked[position], there.get(place, here.marker)
+            if value == here.marker:
                 go_on.append(position)
                 continue
             outcome = self._open(here.key, value)
@@ -190,7 +196,7 @@ class Outcomes:
 
     def settle(self, asked: Iterable[Asked], final: Callable[[Call], tuple[bytes, bytes] | None]) -> None:
         """Ends requests under way. `final(call)`: the outcome to keep, or None where it is unknown or retryable."""
-        keep: list[tuple[bytes, bytes]] = []
+        keep: list[tuple[bytes, bytes, bytes, bytes]] = []
         clear: list[tuple[bytes, bytes]] = []
         for one in asked:
             here = self._under_way.get(one.rid)
@@ -203,11 +209,12 @@ class Outcomes:
             if outcome is None:
                 clear.append((here.key, here.marker))
             else:
-                keep.append((here.key, self._seal(here.key, one.fingerprint, *outcome)))
+                keep.append((here.key, one.fingerprint, *outcome))
         if self._redis is None or self._keep is None or self._clear is None:
             return
         if keep:
-            self._spawn(self._write(partial(self._keep, [k for k, _ in keep], [OUTCOME_S, *(v for _, v in keep)])))
+            sealed = core.seal_outcomes(self._mac_key, keep)
+            self._spawn(self._write(partial(self._keep, [name for name, *_ in keep], [OUTCOME_S, *sealed])))
         if clear:
             self._spawn(self._write(partial(self._clear, [k for k, _ in clear], [v for _, v in clear])))
 
@@ -215,12 +222,12 @@ class Outcomes:
         if self._redis is not None:
             await self._redis.try_(command)
 
-    def _begin(self, one: Asked) -> _UnderWay:
+    def _begin(self, one: Asked, owner: bytes) -> _UnderWay:
         key = b""
         if self.epoch is not None:
             key = f"ic:{self.epoch}:{one.merchant_id.hex()}:{one.operation}:{one.rid.hex()}".encode()
         ended = asyncio.get_running_loop().create_future()
-        return _UnderWay(one, key, _MARKER + new_id() + one.fingerprint, ended)
+        return _UnderWay(one, key, owner + one.fingerprint, ended)
 
     def _end(self, rid: Id, outcome: tuple[bytes, bytes] | None) -> None:
         here = self._under_way.pop(rid, None)
@@ -270,18 +277,12 @@ class Outcomes:
             self._waiters -= 1
         one.call.refuse(ConcurrentRequest())
 
-    def _seal(self, key: bytes, fingerprint: bytes, state: bytes, payload: bytes) -> bytes:
-        body = fingerprint + state + payload
-        return _OUTCOME + hmac.digest(self._mac_key, key + b"\0" + body, "sha256") + body
-
     def _open(self, key: bytes, value: bytes) -> tuple[bytes, bytes, bytes] | None:
-        if value[:1] != _OUTCOME or len(value) < 66:
+        if value[:1] != _OUTCOME:
             return None
-        mac, body = value[1:33], value[33:]
-        if not hmac.compare_digest(mac, hmac.digest(self._mac_key, key + b"\0" + body, "sha256")):
+        if (outcome := core.open_outcome(self._mac_key, key, value)) is None:
             CACHE.labels(result="mac_wrong").inc()
-            return None
-        return body[:32], body[32:33], body[33:]
+        return outcome
 
     def _spawn(self, work) -> None:  # type: ignore[no-untyped-def]
         task = asyncio.create_task(work)
@@ -304,9 +305,14 @@ def refused(refusal: Refusal) -> tuple[bytes, bytes]:
     return _REFUSED, refusal.to_status().SerializeToString()
 
 
-def _is_answer(found: object, count: int) -> bool:
-    """Whether it is what LOOK returns: a value for each key. A server that is not ours may say anything."""
-    return isinstance(found, list) and len(found) == count and all(isinstance(value, bytes) for value in found)
+def _there(found: object, count: int) -> dict[int, bytes] | None:
+    """What LOOK found: values by the places of their keys, from 1; None: another server said something else."""
+    if not isinstance(found, list) or len(found) % 2:
+        return None
+    pairs = list(zip(found[::2], found[1::2], strict=True))
+    if all(isinstance(place, int) and 1 <= place <= count and isinstance(value, bytes) for place, value in pairs):
+        return dict(pairs)
+    return None
 
 
 def _answer(call: Call, state: bytes, payload: bytes) -> None:
