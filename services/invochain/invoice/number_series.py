@@ -98,10 +98,20 @@ async def take_numbers(tx: Tx, work: Work, won: list[int]) -> list[str]:
 
 def _by_series(work: Work, at: list[int]) -> dict[SeriesKey, list[int]]:
     """The items whose number the server gives, by their series, in the order of the keys."""
-    server = [p for p, number in zip(at, work.drafts.numbers(at), strict=True) if not number]
-    if not server:
-        return {}
+    if work.series is None:
+        work.series = _series_of_drafts(work)
+    of_series: dict[SeriesKey, list[int]] = {}
+    for position in at:
+        if key := work.series.get(position):
+            of_series.setdefault(key, []).append(position)
+    return dict(sorted(of_series.items()))
+
+
+def _series_of_drafts(work: Work) -> dict[int, SeriesKey]:
+    """The series of each item whose number the server gives."""
     drafts = work.drafts
+    at = drafts.live
+    server = [p for p, number in zip(at, drafts.numbers(at), strict=True) if not number]
     keys = zip(
         drafts.merchant_ids(server),
         drafts.seller_gstins(server),
@@ -109,10 +119,7 @@ def _by_series(work: Work, at: list[int]) -> dict[SeriesKey, list[int]]:
         drafts.series_prefixes(server),
         strict=True,
     )
-    of_series: dict[SeriesKey, list[int]] = {}
-    for position, key in zip(server, keys, strict=True):
-        of_series.setdefault(key, []).append(position)
-    return dict(sorted(of_series.items()))
+    return dict(zip(server, keys, strict=True))
 
 
 def _series_columns(of_series: Mapping[SeriesKey, Sequence[int]]) -> tuple[list[Id], list[str], list[str], list[str]]:

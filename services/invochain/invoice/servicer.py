@@ -172,11 +172,10 @@ class InvoiceServicer:
 
     async def _outcome(self, call: Call) -> bytes:
         """Waits for a creation's answer and counts it."""
-        try:
-            return await asyncio.shield(call.answer)
-        finally:
-            if call.answer.done():
-                _count(call, call.answer)
+        if not call.answer.done():
+            await asyncio.wait([call.answer])
+        _count(call, call.answer)
+        return call.answer.result()
 
     async def _moved(self, one: Wish) -> bytes:
         self._wishes[one.call] = one

@@ -12,6 +12,7 @@ from invochain.errors import DeadlineTooShort, Refusal, Told
 from invochain.invoice.inventory_port import Hold
 from invochain.invoice.invoice import CREATE
 from invochain.invoice.outcomes import Asked, refused, success
+from invochain.invoice.room import SeriesKey
 
 # An attempt is given back before the next one reserves, so all but the last few are long settled.
 EARLIER_MAX = 4
@@ -34,6 +35,8 @@ class Work:
     tombstoned: set[int] = field(default_factory=set)
     # Positions whose stock is another's to change just now: nothing is known of them, they are to be asked for again.
     busy: set[int] = field(default_factory=set)
+    # By position: the series that gives its number, once it was asked for (number_series.py).
+    series: dict[int, SeriesKey] | None = None
     # By position: the outcome that may be kept, once it is final.
     final: dict[int, tuple[bytes, bytes]] = field(default_factory=dict)
 
