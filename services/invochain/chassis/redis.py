@@ -20,6 +20,8 @@ T = TypeVar("T")
 
 # A batch's time for one round trip; far above what a healthy Redis needs, far below what a caller would notice.
 COMMAND_TIMEOUT_S = 0.025
+# It is counted in parts of this length: while our own loop is busy it reads no reply, however long that one is there.
+PART_S = 0.005
 FAILURES_MAX = 3
 PAUSE_S = 1.0
 # What the client library stumbles over when a server answers as Redis never would; and, RuntimeError, what uvloop says
@@ -54,15 +56,20 @@ class Redis:
     def available(self) -> bool:
         return clock.monotonic() >= self._paused_until
 
-    async def try_(self, command: Callable[[], Awaitable[T]]) -> T | None:
-        """The command's result, or None if Redis is down, paused or late."""
+    async def try_(self, command: Callable[[], Awaitable[T]], within_s: float = 0.0) -> T | None:
+        """The command's result, or None if Redis is down, paused or late: not there within COMMAND_TIMEOUT_S, or
+        `within_s` where nobody waits for it."""
         if not self.available():
             _SKIPPED.inc()
             return None
         task = asyncio.ensure_future(command())
         try:
-            async with asyncio.timeout(COMMAND_TIMEOUT_S):
-                result = await asyncio.shield(task)
+            for _ in range(round((within_s or COMMAND_TIMEOUT_S) / PART_S)):
+                if (await asyncio.wait([task], timeout=PART_S))[0]:
+                    break
+            if not task.done():
+                raise TimeoutError
+            result = task.result()
         except (TimeoutError, RedisError, OSError, *_STUMBLED) as late:
             if isinstance(late, _STUMBLED):
                 # Nobody knows what of its bytes is still to come, and whom they would answer.

@@ -21,6 +21,8 @@ from invochain.errors import ConcurrentRequest, KeyReused, Refusal, Told
 MARKER_MS = 3_000
 RENEW_S = 1.0
 OUTCOME_S = 24 * 3600
+# Nobody waits for what is written behind an answer.
+WRITE_WITHIN_S = 0.25
 # Calls that may wait for another call with their key, of all that may be under way.
 WAITERS_MAX = 2_000
 POLL_S = 0.05
@@ -220,7 +222,7 @@ class Outcomes:
 
     async def _write(self, command) -> None:  # type: ignore[no-untyped-def]
         if self._redis is not None:
-            await self._redis.try_(command)
+            await self._redis.try_(command, WRITE_WITHIN_S)
 
     def _begin(self, one: Asked, owner: bytes) -> _UnderWay:
         key = b""

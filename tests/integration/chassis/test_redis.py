@@ -93,6 +93,24 @@ async def test_ten_seconds_of_latency_cost_75_ms_a_second(client, link):
     assert told == b"value of 7"
 
 
+async def test_an_answer_that_came_while_our_own_loop_was_busy_is_in_time(client):
+    """A large batch keeps the loop for longer than Redis has; what lies there unread meanwhile is no fault of Redis."""
+    await client.client.get("key-1")
+    late, failed = counted("late"), counted("failed")
+    for n in range(10):
+        asked = asyncio.create_task(client.try_(partial(client.client.get, f"key-{n}")))
+        await asyncio.sleep(0)
+        time.sleep(2 * chassis_redis.COMMAND_TIMEOUT_S)  # noqa: ASYNC251 - the loop is to stand still
+        assert await asked == b"value of %d" % n
+    assert (counted("late"), counted("failed")) == (late, failed)
+
+
+async def test_a_command_that_nobody_waits_for_has_longer(client, link):
+    link.delay(0.1)
+    assert await client.try_(partial(client.client.get, "key-1")) is None
+    assert await client.try_(partial(client.client.get, "key-1"), 5.0) == b"value of 1"
+
+
 async def test_a_redis_that_refuses_connections_is_left_alone(client, link, monkeypatch):
     # On a busy machine a refusal takes longer than 25 ms, and would count as late.
     monkeypatch.setattr(chassis_redis, "COMMAND_TIMEOUT_S", 5.0)
