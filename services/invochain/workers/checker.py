@@ -7,6 +7,7 @@ not find it any more: nobody can repair it but an operator, and he is told as of
 from __future__ import annotations
 
 import asyncio
+import math
 from collections.abc import AsyncIterator, Sequence
 
 from prometheus_client import Gauge
@@ -56,11 +57,15 @@ class Checker:
         self._rules = [rule for rule in rules if rule.probes]
         self._next = 0
         self._looking: AsyncIterator[Found] | None = None
+        # Until when the newest page's pause lasts, perhaps for some rounds.
+        self._rests_until = -math.inf
         self._log = log("workers")
 
     async def run_once(self) -> int:
         """Looks on where the last round stopped, for some 20 s; returns 0 at the end of a sweep."""
         until = clock.monotonic() + ROUND_S
+        if not await self._rested(until):
+            return 1
         while self._next < len(self._rules):
             if not await self._look(self._rules[self._next], until):
                 return 1
@@ -79,10 +84,10 @@ class Checker:
                 if found.violations:
                     # At once: the rest of a large table may take a while.
                     VIOLATIONS.labels(invariant=rule.name).set(found.violations)
-                if clock.monotonic() >= until:
+                self._rests_until = clock.monotonic() + PAUSES * (clock.monotonic() - started)
+                if not await self._rested(until):
                     self._looking = looking
                     return False
-                await asyncio.sleep(PAUSES * (clock.monotonic() - started))
         except StopAsyncIteration:
             if found is not None:
                 self._tell(found)
@@ -92,6 +97,14 @@ class Checker:
             # Also when the runner cuts the round off: a rule that hangs must not keep the others from being looked at.
             self._next += 1
             raise
+
+    async def _rested(self, until: float) -> bool:
+        """Waits for the end of the newest page's pause; False: it is not in this round."""
+        if over := self._rests_until < until:
+            await asyncio.sleep(self._rests_until - clock.monotonic())
+        else:
+            await asyncio.sleep(until - clock.monotonic())
+        return over
 
     def _tell(self, found: Found) -> None:
         name = found.rule.name

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import re
+import time
 from collections.abc import AsyncIterator
 
 import asyncpg
@@ -380,6 +381,37 @@ class TestTheWorker:
         whole = await check_all(traded.settings, 0)
         assert rounds > len(RULES) - len(WITHOUT_SUBJECT)
         assert sum(page.rows for page in pages) == 2 * sum(one.rows for one in whole)
+
+    async def test_finishes_a_rule_whose_pauses_are_longer_than_a_round(
+        self, traded: Traded, letters: Postgres, monkeypatch: pytest.MonkeyPatch
+    ):
+        """A slow page's pause goes on in the rounds after it; no round is cut off for it."""
+        monkeypatch.setattr(checker, "ROUND_S", 0.2)
+        monkeypatch.setattr(checker, "PAUSES", 20)
+
+        class Slow:
+            rooms, statements = ("inventory",), {}
+
+            async def pages(self, databases: Databases, lag_s: float) -> AsyncIterator[Page]:
+                for _ in range(3):
+                    async with databases.snapshot("inventory") as connection:
+                        await connection.execute("SELECT pg_sleep(0.05)")
+                    yield Page(1, [])
+
+        rule = Rule("I1", "slow", "always", (Slow(),))
+        worker = checker.Checker(Databases(traded.settings), letters, rules=[rule])
+        longest, begun = 0.0, time.monotonic()
+        try:
+            more = 1
+            while more:
+                round_begun = time.monotonic()
+                more = await worker.run_once()
+                longest = max(longest, time.monotonic() - round_begun)
+        finally:
+            await worker.close()
+        assert gauge(checker.ROWS, "I1") == 3
+        assert time.monotonic() - begun > 2 * 20 * 0.05
+        assert longest < 20 * 0.05
 
     async def test_a_stop_does_not_wait_for_a_sweep(self, traded: Traded, letters: Postgres):
         """Told to end while the database is at a statement of half a minute, the loop is gone at once."""
