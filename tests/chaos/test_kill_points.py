@@ -290,8 +290,11 @@ async def killed_once_at(field: Field, name: str) -> None:
     try:
         left = await left_behind(scene, row)
     except Void:
-        asking.cancel()
-        await asyncio.wait([asking])
+        # What clients were told must be true all the same.
+        scene.name += " (void)"
+        await field.processes.start(row.process)
+        await scene.patient_go_on(asking)
+        await scene.close()
         raise
     starting = asyncio.create_task(field.processes.start(row.process))
     # Whatever the row: others were under way, and undecided, when the process died.
