@@ -21,6 +21,7 @@ import urllib.request
 from collections import defaultdict
 from collections.abc import Callable
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import batches
@@ -56,7 +57,9 @@ def main() -> None:
     settings = dict(one.split("=", 1) for one in chosen.set)
     with Stack(settings) as stack:
         figures = Rows(ghz, stack, Shop(stack.state), chosen).measure()
-    report({"settings": settings, "rounds": chosen.rounds, **figures}, keep=not chosen.quick)
+    # So that a run with other settings is another file.
+    name = re.sub(r"[^a-z0-9]+", "-", "-".join(settings.values()).lower())
+    report({"settings": settings, "rounds": chosen.rounds, **figures}, keep=not chosen.quick, name=name)
 
 
 class Rows:
@@ -251,7 +254,7 @@ def report(figures: dict[str, Any], *, keep: bool = True, name: str = "") -> Non
     result = {
         "date": dt.datetime.now(dt.UTC).isoformat(timespec="minutes"),
         "commit": commit.stdout.strip(),
-        "machine": {"cores": os.cpu_count(), "processor": platform.machine(), "load": os.getloadavg()},
+        "machine": machine(),
         **figures,
     }
     text = json.dumps(result, indent=2)
@@ -261,6 +264,26 @@ def report(figures: dict[str, Any], *, keep: bool = True, name: str = "") -> Non
         folder.mkdir(exist_ok=True)
         kept = "-".join(filter(None, (result["date"][:10], result["commit"], name)))
         (folder / f"{kept}.json").write_text(text + "\n")
+
+
+def machine() -> dict[str, Any]:
+    """What the figures were measured on."""
+    models = re.findall(r"^model name\s*: (.+)$", _read("/proc/cpuinfo"), re.MULTILINE)
+    kilobytes = re.search(r"^MemTotal: +(\d+) kB$", _read("/proc/meminfo"), re.MULTILINE)
+    return {
+        "cores": os.cpu_count(),
+        "processor": models[0] if models else platform.machine(),
+        "memory, GiB": round(int(kilobytes[1]) / 2**20) if kilobytes else None,
+        "system": f"{platform.system()} {platform.release()}, Python {platform.python_version()}",
+        "load": os.getloadavg(),
+    }
+
+
+def _read(path: str) -> str:
+    try:
+        return Path(path).read_text()
+    except OSError:
+        return ""
 
 
 if __name__ == "__main__":
