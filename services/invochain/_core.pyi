@@ -243,6 +243,10 @@ def gst_builtin_tables() -> None:
     """Puts the tables built into the core back in force."""
 
 # ---- stock (core-rs/core/src/stock.rs; PROTOCOL 4.2 and 9)
+
+# Holds that one call may ask for, confirm or release.
+HOLDS_MAX: int
+
 class Holds:
     """The holds that a batch of BatchReserveStockRequests asks for. A hold is named by its place over all calls, a stock
     row by its place in the sorted table of keys, which is the order of locks."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 from invochain._core import (
     FINGERPRINT_VERSION,
     GST_KINDS,
+    HOLDS_MAX,
     ArrayCodec,
     Directory,
     Drafts,
@@ -60,6 +61,7 @@ from invochain._core import (
 __all__ = [
     "FINGERPRINT_VERSION",
     "GST_KINDS",
+    "HOLDS_MAX",
     "ArrayCodec",
     "Directory",
     "Drafts",

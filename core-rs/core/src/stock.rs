@@ -11,6 +11,7 @@ use crate::wire::{put_bytes, repeated, Malformed, Message, Reader, Value};
 use std::collections::HashMap;
 
 pub const ITEMS_MAX: usize = 1_000;
+/// Holds that one call may ask for.
 pub const HOLDS_MAX: usize = 1_000;
 /// 13 digits, the widest quantity an e-invoice carries with three decimals (RULES G32).
 pub const QUANTITY_MILLI_MAX: i64 = 9_999_999_999_999;

@@ -238,6 +238,7 @@ fn known_unit(code: &str) -> bool {
 }
 
 pub fn register(m: &Bound<'_, PyModule>) -> PyResult<()> {
+    m.add("HOLDS_MAX", core::HOLDS_MAX)?;
     m.add_class::<Holds>()?;
     m.add_function(wrap_pyfunction!(normal_sku, m)?)?;
     m.add_function(wrap_pyfunction!(known_unit, m)?)?;

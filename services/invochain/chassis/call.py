@@ -98,6 +98,13 @@ class Call:
             self.answer.exception()
 
 
+async def outcome(call: Call) -> bytes:
+    """Waits for a call's answer; raises its refusal. Whoever stops waiting leaves the answer to others."""
+    if not call.answer.done():
+        await asyncio.wait([call.answer])
+    return call.answer.result()
+
+
 def reply_all(calls: Sequence[Call], refusal: Refusal) -> None:
     """Refuses every call that has no answer yet."""
     for call in calls:

@@ -9,6 +9,8 @@ from typing import Literal
 from pydantic import Field, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
+from invochain import core
+
 # T_abort of PROTOCOL 8.
 ABORT_AFTER_MS_FLOOR = 30_000
 
@@ -66,7 +68,8 @@ class Settings(BaseSettings):
     # Group commit: batches in flight a process, items a batch (PROTOCOL 9). One is best where the services share few
     # cores: a second batch meets the same busy rows and makes both smaller (measured: 1,000 against 750 a second).
     batch_slots: int = Field(1, ge=1, le=64)
-    batch_items_max: int = Field(500, ge=1, le=5_000)
+    # A batch of invoices asks for its holds in one call, so the inventory's limit is the limit here.
+    batch_items_max: int = Field(500, ge=1, le=core.HOLDS_MAX)
     # Items that may wait before new ones are refused (BULKHEAD_FULL).
     batch_waiting_max: int = Field(20_000, ge=1)
 

@@ -12,8 +12,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from invochain import core
 from invochain.api.invoice.v1 import invoice_service_pb2 as api
 from invochain.chassis import clock
-from invochain.chassis.batch import Collector
-from invochain.chassis.call import Call
+from invochain.chassis.call import Call, outcome
 from invochain.chassis.rpc import HANDLER_BUDGET_S, key_refusal
 from invochain.errors import Code, MalformedRequest, Refusal, invalid
 
@@ -27,21 +26,20 @@ FINAL = {Code.INVALID_ARGUMENT, Code.FAILED_PRECONDITION, Code.ALREADY_EXISTS, C
 
 
 async def import_invoices(
-    creating: Collector,
-    outcome: Callable[[Call], Awaitable[bytes]],
+    create: Callable[[list[Call]], None],
     token_of: Callable[[Sequence[Call]], Awaitable[str]],
     call: Call,
     requests: AsyncIterator[bytes],
 ) -> AsyncIterator[bytes]:
     """Yields ImportInvoicesResponses. Each result is durable, and they come in the order of the items.
 
-    `outcome` waits for an item's answer, `token_of` tells the consistency token of some (PROTOCOL 8).
+    `create` hands items to the batches, `token_of` tells the consistency token of some (PROTOCOL 8).
     Refuses, behind the results of all items before it: what made an item's outcome unknown (PROTOCOL R8),
     MalformedRequest, ValidationFailed of a message that breaks the stream's own rules.
     """
     under_way: deque[tuple[int, Call]] = deque()
     changed = asyncio.Event()
-    reading = asyncio.create_task(_read(creating, call, requests, under_way, changed))
+    reading = asyncio.create_task(_read(create, call, requests, under_way, changed))
     reading.add_done_callback(lambda _: changed.set())
     try:
         while under_way or not reading.done():
@@ -78,7 +76,7 @@ async def import_invoices(
 
 
 async def _read(
-    creating: Collector,
+    create: Callable[[list[Call]], None],
     call: Call,
     requests: AsyncIterator[bytes],
     under_way: deque[tuple[int, Call]],
@@ -108,7 +106,7 @@ async def _read(
             else:
                 calls.append(one)
             taken.append((offset, one))
-        creating.put(calls)
+        create(calls)
         under_way.extend(taken)
         changed.set()
         while len(under_way) >= UNDER_WAY_MAX:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 
 from invochain import core
 from invochain.api.inventory.v1 import inventory_service_pb2 as api
@@ -26,7 +27,7 @@ from invochain.errors import BulkheadFull, DependencyDown, Told
 
 RESERVE_TIMEOUT_S = 1.5
 SETTLE_TIMEOUT_S = 5.0
-SETTLE_ITEMS_MAX = 1_000
+SETTLE_ITEMS_MAX = core.HOLDS_MAX
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,12 +107,14 @@ class InventoryPort:
 
     async def release_first(self, holds: Sequence[Hold], *, time_left_s: float) -> list[str]:
         """`release` for a caller who waits for it: through bulkhead and breaker, and no longer than a Reserve."""
-        return await self._target.ask(
-            lambda timeout_s: self.release(holds, timeout_s),
-            timeout_s=RESERVE_TIMEOUT_S,
-            time_left_s=time_left_s,
-            items=len(holds),
-        )
+        reasons: list[str] = []
+        # Several earlier attempts of each request may be more than one call takes.
+        for start in range(0, len(holds), core.HOLDS_MAX):
+            some = holds[start : start + core.HOLDS_MAX]
+            reasons += await self._target.ask(
+                partial(self.release, some), timeout_s=RESERVE_TIMEOUT_S, time_left_s=time_left_s, items=len(some)
+            )
+        return reasons
 
     async def pending(
         self, *, older_than_ms: int, partition: int, partitions: int, page_token: str, page_size: int = 500

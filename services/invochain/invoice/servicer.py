@@ -12,7 +12,7 @@ from invochain import core
 from invochain.api.invoice.v1 import invoice_service_pb2 as api
 from invochain.chassis import clock
 from invochain.chassis.batch import Collector
-from invochain.chassis.call import Call
+from invochain.chassis.call import Call, outcome, reply_all
 from invochain.chassis.rpc import key_refusal, rpc
 from invochain.chassis.settings import Settings
 from invochain.chassis.telemetry import INVOICE_ACTION, INVOICE_CREATED, INVOICE_CREATION_SECONDS
@@ -62,8 +62,7 @@ class InvoiceServicer:
     @rpc(key=True, roles=SELLERS, collects=True)
     def CreateInvoice(self, call: Call) -> None:
         call.on_replay = self._date_replay
-        call.answer.add_done_callback(partial(_count, call))
-        self._creating.put([call])
+        self._create([call])
 
     @rpc(roles=SELLERS)
     async def BatchCreateInvoices(self, call: Call) -> bytes:
@@ -74,11 +73,11 @@ class InvoiceServicer:
                 raise invalid("items", "KEY_REPEATED", "found a key twice; every item brings a key of its own")
             self._room.spawn(create_all_or_nothing(self._room, calls))
         else:
-            self._creating.put(calls)
+            self._create(calls)
         results = []
         for one in calls:
             try:
-                body, issued = await self._outcome(one), True
+                body, issued = await outcome(one), True
             except Refusal as refusal:
                 body, issued = refusal.to_status().SerializeToString(), False
             results.append((body, issued, one.replayed, 0))
@@ -88,7 +87,7 @@ class InvoiceServicer:
 
     @rpc(roles=SELLERS, stream=True)
     def ImportInvoices(self, call: Call, requests: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
-        return import_invoices(self._creating, self._outcome, self._token_of, call, requests)
+        return import_invoices(self._create, self._token_of, call, requests)
 
     @rpc(roles=SELLERS)
     async def ValidateInvoice(self, call: Call, request: api.ValidateInvoiceRequest) -> api.ValidateInvoiceResponse:
@@ -142,6 +141,16 @@ class InvoiceServicer:
     async def CancelOperation(self, call: Call, request: api.CancelOperationRequest) -> api.Operation:
         return await cancel_operation(self._room, call, request)
 
+    def _create(self, calls: list[Call]) -> None:
+        """Joins the creations that wait; each is counted when its answer is there, whoever waits for it."""
+        for call in calls:
+            call.answer.add_done_callback(partial(_count, call))
+        try:
+            self._creating.put(calls)
+        except Refusal as refusal:
+            reply_all(calls, refusal)
+            raise
+
     def _split(self, call: Call) -> tuple[list[tuple[bytes, str]], bool]:
         """The items of a batch; refuses one without a key, or with one outside the grammar, by its position."""
         try:
@@ -169,13 +178,6 @@ class InvoiceServicer:
             return token
         tokens = [one.out[TOKEN] for one in calls if one.out.get(TOKEN)]
         return max(tokens, key=lambda lsn: [int(part, 16) for part in lsn.split("/")], default="")
-
-    async def _outcome(self, call: Call) -> bytes:
-        """Waits for a creation's answer and counts it."""
-        if not call.answer.done():
-            await asyncio.wait([call.answer])
-        _count(call, call.answer)
-        return call.answer.result()
 
     async def _moved(self, one: Wish) -> bytes:
         self._wishes[one.call] = one

@@ -9,7 +9,7 @@ from prometheus_client import REGISTRY
 
 from invochain.api.invoice.v1 import invoice_service_pb2 as pb
 from tests.integration.invoice.probes import decision_of, flush, hold_states, row_counts
-from tests.integration.invoice.test_neighbours import room_of
+from tests.integration.invoice.test_neighbours import locked, room_of
 from tests.kit.market import Market, Refused, Trader, fresh_key
 
 
@@ -182,6 +182,61 @@ class TestABatch:
         request = pb.BatchCreateInvoicesRequest(items=[item(market.invoice(buyer))])
         refusal = await market.refused(market.invoices.BatchCreateInvoices, request, approver, None)
         assert refusal.code == "PERMISSION_DENIED"
+
+
+COUNTERS = "SELECT 1 FROM number_series WHERE merchant_id = $1::text::uuid FOR UPDATE"
+
+
+class TestTheMetricsOfCreations:
+    async def test_count_an_item_when_its_own_answer_is_there(self, market, seller, buyer):
+        """The first item waits for its series, which another session holds; those behind it are counted meanwhile."""
+        await market.issue(seller, market.invoice(buyer, market.line(1, sku="")))
+        busy = item(market.invoice(buyer, market.line(1, sku="")))
+        free = [item(market.invoice(buyer, market.line(1, sku=""), number=f"OWN/{n}")) for n in range(20)]
+        before = issued_so_far()
+
+        async def counted(items: int) -> bool:
+            return [now - then for now, then in zip(issued_so_far(), before, strict=True)] == [items, items]
+
+        async with locked(market, COUNTERS, seller.merchant.merchant_id):
+            asking = asyncio.create_task(batch(market, seller, busy, *free))
+            await market.until(lambda: counted(20))
+            assert not asking.done(), "void: nothing waited"
+        assert reasons(await asking) == [""] * 21
+        assert await counted(21)
+
+    async def test_count_items_whose_caller_has_left(self, market, seller, buyer):
+        """He hangs up while his items wait: they are issued, and counted, once each."""
+        await market.issue(seller, market.invoice(buyer, market.line(1, sku="")))
+        items = [item(market.invoice(buyer, market.line(1, sku=""))) for _ in range(3)]
+        before = issued_so_far()
+        async with locked(market, COUNTERS, seller.merchant.merchant_id):
+            request = pb.BatchCreateInvoicesRequest(items=items)
+            pending = market.invoices.BatchCreateInvoices(
+                request, metadata=[("authorization", f"Bearer {seller.token}")], timeout=10
+            )
+            waits = asyncio.ensure_future(_ended(pending))
+            await market.until(lambda: lane_of(market, items=3))
+            pending.cancel()
+            await waits
+
+        async def all_counted() -> bool:
+            return issued_so_far() == tuple(count + 3 for count in before)
+
+        await market.until(all_counted)
+        assert await invoices_of(market, seller) == 4
+
+
+async def lane_of(market: Market, *, items: int) -> bool:
+    """Whether a lane was given so many items, or has them under way."""
+    room = room_of(market)
+    return bool(room.lanes) and len(room.outcomes._under_way) == items
+
+
+def issued_so_far() -> tuple[float, float]:
+    """Invoices issued, as the counter has it and as the times do."""
+    counted = REGISTRY.get_sample_value("invoice_created_total", {"outcome": "issued"}) or 0.0
+    return counted, REGISTRY.get_sample_value("invoice_creation_duration_seconds_count") or 0.0
 
 
 class TestAllOrNothing:
