@@ -17,10 +17,14 @@ from invochain.chassis.rpc import HANDLER_BUDGET_S, key_refusal
 from invochain.errors import Code, MalformedRequest, Refusal, invalid
 
 MESSAGE_ITEMS_MAX = 100
-# Items of a stream that are under way; its caller is slowed down there.
+# Items of a stream that are under way, and the bytes of their requests; its caller is slowed down there.
 UNDER_WAY_MAX = 1_000
-# At least one answer for so many items.
+UNDER_WAY_BYTES_MAX = 4 * 1024 * 1024
+# At least one answer for so many items, or so many bytes of results. The last result may reach beyond: with the largest
+# invoice that the rules allow (1,000 lines of 300 characters), an answer still is less than the 4 MiB that a gRPC
+# client takes unless it is told otherwise.
 ANSWER_ITEMS_MAX = 100
+ANSWER_BYTES_MAX = 2 * 1024 * 1024
 # What ends with one of these stays so: it is in the decision row, or it is wrong in itself (PROTOCOL 13).
 FINAL = {Code.INVALID_ARGUMENT, Code.FAILED_PRECONDITION, Code.ALREADY_EXISTS, Code.NOT_FOUND, Code.PERMISSION_DENIED}
 
@@ -50,8 +54,14 @@ async def import_invoices(
             results: list[tuple[bytes, bool, bool, int]] = []
             issued: list[Call] = []
             unknown: Refusal | None = None
+            size = 0
             await asyncio.wait([under_way[0][1].answer])
-            while under_way and under_way[0][1].answer.done() and len(results) < ANSWER_ITEMS_MAX:
+            while (
+                under_way
+                and under_way[0][1].answer.done()
+                and len(results) < ANSWER_ITEMS_MAX
+                and size < ANSWER_BYTES_MAX
+            ):
                 offset, one = under_way.popleft()
                 try:
                     results.append((await outcome(one), True, one.replayed, offset))
@@ -62,6 +72,7 @@ async def import_invoices(
                         unknown = refusal
                         break
                     results.append((status.SerializeToString(), False, one.replayed, offset))
+                size += len(results[-1][0])
             changed.set()
             if results:
                 token = api.ImportInvoicesResponse(consistency_token=await token_of(issued))
@@ -109,6 +120,6 @@ async def _read(
         create(calls)
         under_way.extend(taken)
         changed.set()
-        while len(under_way) >= UNDER_WAY_MAX:
+        while len(under_way) >= UNDER_WAY_MAX or sum(len(one.raw) for _, one in under_way) >= UNDER_WAY_BYTES_MAX:
             changed.clear()
             await changed.wait()

@@ -13,6 +13,7 @@ from signal import SIGKILL
 import pytest
 from google.protobuf import json_format
 
+from invochain.api.invoice.v1 import invoice_service_pb2 as pb
 from tests.kit.processes import open_processes
 
 WITHIN_S = 120
@@ -179,6 +180,73 @@ async def test_a_csv_is_imported(stack, traders, tmp_path):
     )
     # 10,000.00 + 0.50 and 9 % twice of each line; 99.99 and 9.00 twice.
     assert [row["total_paise"] for row in rows] == [1_000_050 + 2 * (90_000 + 5), 9_999 + 2 * 900]
+
+
+async def test_an_invoice_of_a_csv_is_issued_whole_or_not_at_all(stack, traders, tmp_path):
+    """A stray comma in the second of three rows, then an invoice whose rows stand apart: only the others are issued."""
+    _, market = stack
+    seller, buyer = traders
+    file = tmp_path / "sales.csv"
+    columns = "invoice,supply_type,buyer.gstin,buyer.place_of_supply,buyer.legal_name,notes"
+    columns += ",line.description,line.hsn,line.quantity,line.unit,line.unit_price,line.gst_rate"
+    rows = [
+        f"{name},B2B,{buyer.gstin},27,The buyer,{name},Bolt,731815,1,NOS,1000,18"
+        for name in ("1", "7", "7", "7", "2", "8", "3", "8")
+    ]
+    rows[2] = rows[2].replace("1000", "1,000")
+    file.write_text("\n".join([columns, *rows]) + "\n")
+
+    code, said, _ = await run(stack, seller, file)
+
+    with open(file.with_name("sales.csv.refused.csv"), newline="") as report:
+        told = [(int(row["line"]), row["description"].split(";")[0]) for row in csv.DictReader(report)]
+    assert (code, said.splitlines()[0]) == (1, "3 issued, 0 issued before, 3 refused")
+    assert told == [
+        (3, "line 4: found 13 cells"),
+        (7, "invoice 8 stands in more than one place"),
+        (9, "invoice 8 stands in more than one place"),
+    ]
+    found = await market.sql(
+        "invoice", "SELECT document FROM invoice WHERE merchant_id = $1::text::uuid", seller.merchant.merchant_id
+    )
+    assert sorted(pb.Invoice.FromString(row["document"]).notes for row in found) == ["1", "2", "3"]
+
+
+async def test_more_unreadable_lines_than_a_window_holds_stop_nothing(stack, traders, tmp_path):
+    """2,500 lines of nonsense, each reported, and the invoice behind them is issued."""
+    _, market = stack
+    seller, buyer = traders
+    file = tmp_path / "sales.jsonl"
+    file.write_text("{\n" * 2_500 + line(market, buyer) + "\n")
+
+    code, said, _ = await run(stack, seller, file)
+
+    assert (code, said.splitlines()[0]) == (1, "1 issued, 0 issued before, 2500 refused")
+    with open(file.with_name("sales.jsonl.refused.csv"), newline="") as report:
+        assert [int(row["line"]) for row in csv.DictReader(report)] == list(range(1, 2_501))
+
+
+async def test_large_invoices_are_imported_and_one_that_is_too_large_is_said(stack, traders, tmp_path):
+    """120 of 45 KB, more than 4 MiB a hundred, and one of 5 MB between them; then once more, found by their keys."""
+    _, market = stack
+    seller, buyer = traders
+    file = tmp_path / "sales.jsonl"
+    large = market.line(sku="", description="ब" * 290)
+
+    def row(lines: int, notes: str) -> str:
+        invoice = market.invoice(buyer, *[large] * lines, notes=notes).invoice
+        return json.dumps(json_format.MessageToDict(invoice, preserving_proto_field_name=True), ensure_ascii=False)
+
+    rows = [row(50, f"{n}") for n in range(120)]
+    rows.insert(60, row(5_500, "too large"))
+    file.write_text("\n".join(rows) + "\n")
+
+    for options, said in ((), "120 issued, 0 issued before"), (("--from-start",), "0 issued, 120 issued before"):
+        code, told, _ = await run(stack, seller, file, *options)
+        assert (code, told.splitlines()[0]) == (1, f"{said}, 1 refused")
+        with open(file.with_name("sales.jsonl.refused.csv"), newline="") as report:
+            assert [(row["line"], row["reason"]) for row in csv.DictReader(report)] == [("61", "TOO_LARGE")]
+    assert await issued(market, seller) == 120
 
 
 @pytest.mark.parametrize(

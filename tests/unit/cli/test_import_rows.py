@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 
 from invochain.api.invoice.v1 import invoice_service_pb2 as pb
-from invochain.cli.importing.rows import CannotRead, Reader, Row
+from invochain.cli.importing.row import CannotRead, Row
+from invochain.cli.importing.rows import Reader
 
 LINE = '{"description": "Bolt", "hsn": "731815", "quantity_milli": "10000", "gst_rate_milli": 18000}'
 HEADER = (
@@ -29,7 +30,7 @@ class TestJsonLines:
             f'{{"supply_type": "B2B", "lines": [{LINE}]}}\n\n'
             f'{{"idempotency_key": "my-own-key-000001", "invoice": {{"lines": [{LINE}]}}}}\n',
         )
-        assert [(row.line, row.fault) for row in rows] == [(1, ""), (3, "")]
+        assert [(row.line, row.faults) for row in rows] == [(1, []), (3, [])]
         assert rows[0].invoice.lines[0].quantity_milli == 10_000
         assert rows[0].key.startswith("import-")
         assert rows[1].key == "my-own-key-000001"
@@ -51,8 +52,8 @@ class TestJsonLines:
     def test_what_is_no_invoice_is_named_with_its_line_and_the_others_go_on(self, tmp_path, line, words):
         """A float, a name twice, an unknown field, broken JSON: this line is refused, the next is read."""
         bad, good = read(tmp_path, f'{line}\n{{"lines": [{LINE}]}}\n')
-        assert words in bad.fault
-        assert (bad.invoice, good.fault) == (None, "")
+        assert words in bad.faults[0]
+        assert (bad.invoice, good.faults) == (None, [])
 
 
 class TestCsv:
@@ -89,19 +90,70 @@ class TestCsv:
     def test_a_wrong_cell_is_named_with_what_is_wanted(self, tmp_path, cells, words):
         """Found and wanted, and the invoices around it are read."""
         (row,) = read(tmp_path, f"{HEADER}\n{cells}\n", "sales.csv")
-        assert words in row.fault
+        assert words in row.faults[0]
         assert row.invoice is None
 
-    def test_rows_of_an_invoice_that_disagree_or_are_torn_apart_are_refused(self, tmp_path):
-        """Another buyer in the second row; the number of an invoice that stands further up."""
-        disagreeing, other, torn = read(
+    def test_rows_of_an_invoice_that_disagree_refuse_it_with_every_line_that_is_wrong(self, tmp_path):
+        """Another buyer in the second row, no number in the third; the invoice below is read."""
+        disagreeing, other = read(
             tmp_path,
-            f"{HEADER}\n7,B2B,x,,B,1,1,18,\n7,B2B,y,,B,1,1,18,\n8,B2B,x,,B,1,1,18,\n7,B2B,x,,B,1,1,18,\n",
+            f"{HEADER}\n7,B2B,x,,B,1,1,18,\n7,B2B,y,,B,1,1,18,\n7,,,,B,one,1,18,\n8,B2B,x,,B,1,1,18,\n",
             "sales.csv",
         )
-        assert "line 3: buyer.gstin: found 'y'; another line of this invoice says otherwise" in disagreeing.fault
-        assert other.fault == ""
-        assert "stands further up already" in torn.fault
+        assert disagreeing.faults == [
+            "line 3: buyer.gstin: found 'y'; another line of this invoice says otherwise",
+            "line 4: line.quantity: found 'one'; wanted a plain decimal",
+        ]
+        assert disagreeing.invoice is None
+        assert other.faults == []
+
+    @pytest.mark.parametrize("at", [0, 1, 2], ids=["first", "between", "last"])
+    def test_an_invoice_with_a_row_of_too_many_cells_is_refused_whole(self, tmp_path, at):
+        """A stray comma in one row of three: the invoice is never sent with the other two."""
+        rows = ["7,B2B,x,,B,1,1,18,", "7,,,,N,2,1,18,", "7,,,,W,3,1,18,"]
+        rows[at] += ","
+        found = read(tmp_path, "\n".join([HEADER, *rows]) + "\n", "sales.csv")
+        assert [row.invoice for row in found] == [None] * len(found)
+        assert all(f"line {2 + at}" in row.faults[0] and "found 10 cells; wanted 9" in row.faults[0] for row in found)
+
+    @pytest.mark.parametrize("stray", ["7,,,,N,2,1,1,8,", ",,,,N,2,1,18,"], ids=["cells", "no name"])
+    def test_a_row_of_nobody_refuses_the_invoices_on_both_sides_of_it(self, tmp_path, stray):
+        """It may be the last line of the one or the first of the other; those farther away are read."""
+        above, before, behind, below = read(
+            tmp_path,
+            f"{HEADER}\n5,B2B,x,,B,1,1,18,\n6,B2B,x,,B,1,1,18,\n{stray}\n8,B2B,x,,B,1,1,18,\n9,B2B,x,,B,1,1,18,\n",
+            "sales.csv",
+        )
+        assert [row.invoice is None for row in (above, before, behind, below)] == [False, True, True, False]
+        assert [row.line for row in (before, behind)] == [3, 5]
+        assert all(len(row.faults) == 1 and row.faults[0].startswith("line 4") for row in (before, behind))
+
+    def test_an_invoice_whose_lines_stand_apart_is_not_issued_in_parts(self, tmp_path):
+        """Neither the first part nor the second, though the second comes far below."""
+        between = "".join(f"{n},B2B,x,,B,1,1,18,\n" for n in range(100, 200))
+        rows = read(tmp_path, f"{HEADER}\n7,B2B,x,,B,1,1,18,\n{between}7,B2B,x,,B,1,1,18,\n", "sales.csv")
+        assert [row.line for row in rows if row.faults] == [2, 103]
+        assert all("stands in more than one place" in row.faults[0] for row in rows if row.faults)
+        assert len(rows) == 102
+
+    def test_a_mark_of_the_byte_order_is_no_part_of_the_header(self, tmp_path):
+        """As spreadsheets write it."""
+        (row,) = read(tmp_path, f"\ufeff{HEADER}\n7,B2B,x,,B,1,1,18,\n", "sales.csv")
+        assert row.faults == []
+
+    def test_without_a_name_for_invoices_every_row_is_one(self, tmp_path):
+        """A row that cannot be read is one invoice, and refuses no other."""
+        header = HEADER.removeprefix("invoice,")
+        good = "B2B,x,,B,1,1,18,\n"
+        rows = read(tmp_path, f"{header}\n{good}B2B,x\n\n{good}", "sales.csv")
+        assert [(row.line, bool(row.faults)) for row in rows] == [(2, False), (3, True), (5, False)]
+
+    def test_a_file_that_is_torn_at_its_end_is_refused_before_its_first_invoice(self, tmp_path):
+        """A cell that does not close, far below: nothing above it is handed out."""
+        path = tmp_path / "sales.csv"
+        path.write_text(f'{HEADER}\n7,B2B,x,,B,1,1,18,\n8,B2B,x,,B,1,1,18,\n9,"B2B\n')
+        with pytest.raises(CannotRead, match="line 4"):
+            next(Reader(path, "sales", csv=True).rows())
 
     @pytest.mark.parametrize("name", ["colour", "line.colour", "lines", "buyer", "buyer.address.nope", "totals.lines"])
     def test_a_column_that_is_no_field_refuses_the_file(self, tmp_path, name):

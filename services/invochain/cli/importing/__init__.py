@@ -10,7 +10,8 @@ import typer
 
 if TYPE_CHECKING:
     from invochain.cli.importing.progress import Outcome, Progress
-    from invochain.cli.importing.rows import Reader, Row
+    from invochain.cli.importing.row import Row
+    from invochain.cli.importing.rows import Reader
 
     Token = Callable[[bool], Awaitable[str]]
 
@@ -48,11 +49,16 @@ def import_(
     A run that was interrupted goes on where it stopped. Refusals are in FILE.refused.csv; correct those lines and run
     the same command with --from-start: what was issued is not issued again. A refusal such as INSUFFICIENT_STOCK stays
     with its key: to try such a line again, give it another idempotency_key. Exit 0: all are issued; 1: not all.
+
+    In a CSV, rows below one another with the same `invoice` are one invoice. It is issued whole or not at all: a row
+    that cannot be read refuses its invoice, and one of which nobody can say whose it is (too many or too few cells, no
+    name) refuses the invoices above and below it. Rows of one invoice that stand apart refuse it too.
     """
     import asyncio
 
     from invochain.cli.importing.progress import FileChanged, Progress
-    from invochain.cli.importing.rows import CannotRead, Reader
+    from invochain.cli.importing.row import CannotRead
+    from invochain.cli.importing.rows import Reader
     from invochain.cli.importing.sending import Stopped
     from invochain.supervisor.errors import CannotStart
     from invochain.supervisor.state import running_stack
@@ -72,10 +78,10 @@ def import_(
             f"{file} is not what it was up to line {progress.offset}; --from-start reads it anew, and what was issued "
             "is found by its keys"
         )
-    except CannotStart as fault:
+    except (CannotStart, CannotRead) as fault:
         _stop(str(fault))
-    except CannotRead as fault:
-        _stop(str(fault))
+    except OSError as fault:
+        _stop(f"{fault.filename}: {fault.strerror}")
     except (Stopped, KeyboardInterrupt) as fault:
         _stop(f"stopped after line {progress.offset}: {fault or 'interrupted'}; the same command goes on from there")
     typer.echo(f"{progress.issued} issued, {progress.replayed} issued before, {progress.refused} refused")
@@ -92,6 +98,7 @@ def _stop(words: str) -> None:
 async def _run(reader: Reader, progress: Progress, address: str, token: Token, patience_s: float) -> None:
     """Skips what is done, sends the rest, and shows how it goes."""
     import asyncio
+    import itertools
     import sys
 
     from rich import progress as rich
@@ -114,7 +121,10 @@ async def _run(reader: Reader, progress: Progress, address: str, token: Token, p
             said = f"{progress.issued + progress.replayed} issued, {progress.refused} refused"
             bars.update(bar, completed=progress.offset, description=said)
 
-        await Sender(address, _after(reader, progress), token, take, patience_s).run()
+        # The first row comes after a CSV's names and all that is done: that may take a while, and a stream would wait.
+        rows = _after(reader, progress)
+        first = await asyncio.to_thread(next, rows, None)
+        await Sender(address, itertools.chain((first,) if first else (), rows), token, take, patience_s).run()
         bars.update(bar, completed=lines)
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import csv
 import hashlib
+import io
 import json
 import os
 from dataclasses import dataclass, field
@@ -51,16 +52,18 @@ class Progress:
 
     @classmethod
     def load(cls, file: Path, *, from_start: bool) -> Progress:
-        """Where an earlier import of the file stopped, or the beginning."""
+        """Where an earlier import of the file stopped, or the beginning: then what was kept and reported is gone."""
         path, report = file.with_name(f"{file.name}.import.json"), file.with_name(f"{file.name}.refused.csv")
         progress = cls(path, report)
-        if not from_start and path.exists():
+        if from_start:
+            # First, so that whoever is stopped now begins anew as well: an offset without its report skips refusals.
+            path.unlink(missing_ok=True)
+        if path.exists():
             kept = json.loads(path.read_text())
             progress = cls(path, report, **{name: kept[name] for name in KEPT if name in kept})
             progress._cut_report()
         else:
-            with open(report, "w", newline="", encoding="utf-8") as out:
-                csv.writer(out).writerow(HEADER)
+            progress._write_report([])
         return progress
 
     @property
@@ -88,15 +91,25 @@ class Progress:
         self.issued += sum(outcome.result == "ISSUED" for outcome in outcomes)
         self.digest = self._hash.hexdigest()
         kept = {name: getattr(self, name) for name in KEPT}
-        temporary = self.path.with_suffix(".tmp")
-        temporary.write_text(json.dumps(kept))
-        os.replace(temporary, self.path)
+        _replace(self.path, json.dumps(kept))
 
     def _cut_report(self) -> None:
         """Drops refusals that were reported just before a kill, and not yet counted."""
         if not self.report.exists():
             return
         with open(self.report, newline="", encoding="utf-8") as file:
-            rows = [row for row in csv.reader(file) if row and row[0].isdigit() and int(row[0]) <= self.offset]
-        with open(self.report, "w", newline="", encoding="utf-8") as out:
-            csv.writer(out).writerows([HEADER, *rows])
+            self._write_report(
+                [row for row in csv.reader(file) if row and row[0].isdigit() and int(row[0]) <= self.offset]
+            )
+
+    def _write_report(self, rows: list[list[str]]) -> None:
+        text = io.StringIO()
+        csv.writer(text).writerows([HEADER, *rows])
+        _replace(self.report, text.getvalue())
+
+
+def _replace(path: Path, text: str) -> None:
+    """Writes a file whole, or leaves it as it was."""
+    temporary = path.with_name(f"{path.name}.tmp")
+    temporary.write_text(text, encoding="utf-8", newline="")
+    os.replace(temporary, path)

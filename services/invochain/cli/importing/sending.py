@@ -15,13 +15,19 @@ from google.rpc import status_pb2
 from invochain.api.invoice.v1 import invoice_service_pb2 as api
 from invochain.api.invoice.v1.invoice_service_pb2_grpc import InvoiceServiceStub
 from invochain.chassis.dial import open_channel
+from invochain.chassis.door import MESSAGE_BYTES_MAX, RESPONSE_BYTES_MAX
 from invochain.cli.call import told
 from invochain.cli.importing.progress import FileChanged, Outcome
-from invochain.cli.importing.rows import CannotRead, Row
+from invochain.cli.importing.row import CannotRead, Row
 
-# Invoices that are sent and not yet answered, and in one message.
+# Rows that are read and not yet known to be durable.
 WINDOW = 2_000
+# Of one message. An invoice that is larger has one of its own, as far as the server takes it.
 ITEMS = 100
+MESSAGE_BYTES = 1024 * 1024
+# An item beside its invoice and its key: offset, tags and lengths.
+ITEM_BYTES = 32
+OPTIONS = [("grpc.enable_http_proxy", 0), ("grpc.max_receive_message_length", RESPONSE_BYTES_MAX)]
 BACKOFF_S = (0.1, 0.3, 1.0, 2.0, 5.0)
 # The stream broke; what it carried may or may not be done, and the same keys find out.
 AGAIN = {
@@ -58,7 +64,7 @@ class Sender:
         """Returns when every row has its outcome. Raises Stopped, and what reading the rows raises."""
         loop = asyncio.get_running_loop()
         failures, since, signed_in_anew = 0, loop.time(), False
-        async with open_channel(self.address, [("grpc.enable_http_proxy", 0)]) as channel:
+        async with open_channel(self.address, OPTIONS) as channel:
             while not (self._ended and not self._open):
                 before = len(self._open), self._open[0].line if self._open else 0
                 try:
@@ -107,46 +113,85 @@ class Sender:
             self.take(tail, "")
 
     def _unsent(self) -> list[Outcome]:
-        """The outcomes of rows that could not be read, as far as all before them is done."""
+        """The outcomes of rows that are not for the server, as far as all before them is done."""
         found = []
         while self._open and self._open[0].invoice is None:
             row = self._open.popleft()
-            found.append(Outcome(row.line, row.key, "UNREADABLE", (("", "UNREADABLE", row.fault),)))
+            found.append(Outcome(row.line, row.key, row.reason, tuple(("", row.reason, fault) for fault in row.faults)))
         return found
 
     async def _write(self, call: Any) -> None:
         """What is open first, then what the file has, a window ahead of the answers."""
-        message = api.ImportInvoicesRequest()
+        messages = _Messages(call)
         for row in list(self._open):
-            if _add(message, row):
-                await call.write(message)
-                message = api.ImportInvoicesRequest()
-        while not self._ended:
-            while len(self._open) >= WINDOW and not message.items:
-                self._moved.clear()
-                await self._moved.wait()
-            try:
-                row_or_end = next(self.rows, None)
-            except (CannotRead, FileChanged) as fault:
-                # What was sent before is still answered, and kept.
-                self._fault, row_or_end = fault, None
-            if row_or_end is None:
-                self._ended = True
-                break
-            self._open.append(row_or_end)
-            if _add(message, row_or_end) or len(self._open) >= WINDOW:
-                await call.write(message)
-                message = api.ImportInvoicesRequest()
-        if message.items:
-            await call.write(message)
+            await messages.add(row)
+        try:
+            while not self._ended:
+                if len(self._open) >= WINDOW:
+                    await messages.flush()
+                    await self._room()
+                if (row_or_end := self._next()) is not None:
+                    self._open.append(row_or_end)
+                    await messages.add(row_or_end)
+        except OSError:
+            # Outcomes cannot be kept: the stream ends, and says so, instead of waiting for more.
+            await call.done_writing()
+            raise
+        await messages.flush()
         await call.done_writing()
 
+    async def _room(self) -> None:
+        """Waits until the window has room; what is not for the server has its outcome without it."""
+        while len(self._open) >= WINDOW:
+            if outcomes := self._unsent():
+                self.take(outcomes, "")
+                # Others get a turn, however many such rows there are.
+                await asyncio.sleep(0)
+            else:
+                self._moved.clear()
+                await self._moved.wait()
 
-def _add(message: api.ImportInvoicesRequest, row: Row) -> bool:
-    """Puts a row into a message; whether the message is full."""
-    if row.invoice is not None:
-        message.items.add(offset=row.line, idempotency_key=row.key, invoice=row.invoice)
-    return len(message.items) >= ITEMS
+    def _next(self) -> Row | None:
+        """The file's next row; None at its end, and where it cannot be read on: then `_ended` is set."""
+        try:
+            row = next(self.rows, None)
+        except (CannotRead, FileChanged) as fault:
+            # What was sent before is still answered, and kept.
+            self._fault, row = fault, None
+        self._ended = row is None
+        if row is not None and row.invoice is not None and (size := _bytes(row)) > MESSAGE_BYTES_MAX:
+            row.invoice, row.reason = None, "TOO_LARGE"
+            row.faults = [f"found {size} bytes; wanted {MESSAGE_BYTES_MAX} at most"]
+        return row
+
+
+class _Messages:
+    """Puts rows into messages of a call, as many into each as it may have; a row without an invoice into none."""
+
+    def __init__(self, call: Any) -> None:
+        self._call = call
+        self._message = api.ImportInvoicesRequest()
+        self._size = 0
+
+    async def add(self, row: Row) -> None:
+        if row.invoice is None:
+            return
+        size = _bytes(row)
+        if len(self._message.items) >= ITEMS or self._size + size > MESSAGE_BYTES:
+            await self.flush()
+        self._message.items.add(offset=row.line, idempotency_key=row.key, invoice=row.invoice)
+        self._size += size
+
+    async def flush(self) -> None:
+        if self._message.items:
+            await self._call.write(self._message)
+            self._message, self._size = api.ImportInvoicesRequest(), 0
+
+
+def _bytes(row: Row) -> int:
+    """At least what a row's item has in a message."""
+    assert row.invoice is not None
+    return row.invoice.ByteSize() + len(row.key.encode()) + ITEM_BYTES
 
 
 def _outcome(row: Row, result: api.ImportInvoicesResult) -> Outcome:
