@@ -7,7 +7,8 @@ import gc
 import os
 import signal
 import socket
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -53,20 +54,46 @@ async def serve(name: str, start: Callable[[Settings], Awaitable[Running]], addr
         "serving", address=f"{address.rsplit(':', 1)[0]}:{port}", metrics_port=serve_metrics(config.metrics_port)
     )
     notify("READY=1")
-    await stop.wait()
-    notify("STOPPING=1")
-    events.info("draining")
-    await server.drain()
-    await running.close()
+    async with beating():
+        await stop.wait()
+        notify("STOPPING=1")
+        events.info("draining")
+        await server.drain()
+        await running.close()
     events.info("stopped")
 
 
-def notify(state: str) -> None:
+def notify(state: str, flags: int = 0) -> None:
     """Tells whoever watches this process how it is, by the protocol of systemd (Type=notify); nobody there: nothing."""
     address = os.environ.get("NOTIFY_SOCKET", "")
     if address:
         with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as door:
-            door.sendto(state.encode(), "\0" + address[1:] if address.startswith("@") else address)
+            door.sendto(state.encode(), flags, "\0" + address[1:] if address.startswith("@") else address)
+
+
+# Words to the watchdog in the time after which it takes us for hung.
+BEATS = 4
+
+
+@asynccontextmanager
+async def beating() -> AsyncIterator[None]:
+    """Says inside the block, again and again, that the event loop turns; nobody asks (WATCHDOG_USEC): nothing."""
+    within_us = int(os.environ.get("WATCHDOG_USEC", "0"))
+    ours = os.environ.get("WATCHDOG_PID", str(os.getpid())) == str(os.getpid())
+
+    async def beat() -> None:
+        while True:
+            # Not heard, or not now (the words before it still wait): this process serves on, and must not wait for it.
+            with suppress(OSError):
+                notify("WATCHDOG=1", socket.MSG_DONTWAIT)
+            await asyncio.sleep(within_us / BEATS / 1_000_000)
+
+    beats = asyncio.create_task(beat(), name="watchdog") if within_us and ours else None
+    try:
+        yield
+    finally:
+        if beats:
+            beats.cancel()
 
 
 # Objects made before a young collection; a batch of 500 makes some 10,000 that live until it is answered.

@@ -56,6 +56,9 @@ class Settings(BaseSettings):
     reuse_port: bool = False
     # How many processes serve this room; `serve --workers N` says it to its own, so that their pools are added up.
     processes: int = Field(1, ge=1)
+    # A process of `serve --workers N` whose event loop has stood still for so long is killed and replaced. Far above
+    # what a busy machine takes from a process, below the patience of clients that it would keep waiting.
+    hung_after_s: int = Field(15, ge=2, le=3_600)
 
     # Folder of keys: token signing, service identities, MACs (chassis/secrets.py).
     secrets_dir: Path = Path("var/secrets")

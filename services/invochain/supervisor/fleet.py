@@ -1,36 +1,39 @@
 """Several processes of one service behind one port: SO_REUSEPORT, nothing shared, one metrics endpoint.
 
 The kernel gives each new connection to one of them. What makes an invoice exist once is in the databases, so
-processes need not know of each other. This parent serves no call: it starts them, brings back what crashes, adds up
-their figures and stops them in good order.
+processes need not know of each other. This parent serves no call: it starts them, brings back what crashes or hangs,
+adds up their figures and stops them in good order.
 """
 
 from __future__ import annotations
 
+import asyncio
 import os
 import socket
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from signal import SIGKILL
 
-from prometheus_client import CollectorRegistry, multiprocess
-from prometheus_client.metrics_core import CounterMetricFamily, GaugeMetricFamily, Metric
-from prometheus_client.registry import Collector
-
-from invochain.chassis.process import notify, stop_signal
+from invochain.chassis.process import beating, notify, stop_signal
 from invochain.chassis.settings import Settings
 from invochain.chassis.telemetry import configure_logging, log, serve_metrics
+from invochain.supervisor.figures import Figures
 from invochain.supervisor.process import Process, Program
 from invochain.supervisor.rooms import READY_WITHIN_S, STOP_WITHIN_S, command
-from invochain.supervisor.supervisor import Supervisor, first_cause
+from invochain.supervisor.supervisor import Say, Supervisor, first_cause
 
-TICKS = os.sysconf("SC_CLK_TCK")
-PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
+# How often a silent process is looked at before it counts as hung. Looks are counted, not seconds: where the whole
+# machine stood still, this process looked no more than the others spoke.
+LOOKS = 15
+# What waits on a notify socket between two looks is a few words; this many are read at most.
+WORDS_MAX = 64
 
 
 class Sibling:
-    """One of the processes. Ready when it has said READY=1 on its own notify socket."""
+    """One of the processes. Ready when it has said READY=1 on its own notify socket; there it goes on saying that its
+    event loop turns (WATCHDOG=1)."""
 
     ready_within_s = READY_WITHIN_S
 
@@ -41,9 +44,12 @@ class Sibling:
         self._arguments, self._environment, self._folder = arguments, environment, folder
         self._path = folder / f"{name}.notify"
         self._door: socket.socket | None = None
+        # How many looks in a row found that it had said nothing.
+        self.silent_looks = 0
 
     async def prepare(self) -> None:
         self.close()
+        self.silent_looks = 0
         self._path.unlink(missing_ok=True)
         self._door = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK)
         self._door.bind(str(self._path))
@@ -52,7 +58,12 @@ class Sibling:
         return Program(
             name=self.name,
             command=command(*self._arguments),
-            environment={**self._environment, "NOTIFY_SOCKET": str(self._path), "PYTHONUNBUFFERED": "1"},
+            environment={
+                **self._environment,
+                "INVOCHAIN_WORKER": self.name,
+                "NOTIFY_SOCKET": str(self._path),
+                "PYTHONUNBUFFERED": "1",
+            },
             folder=Path.cwd(),
             stop_within_s=STOP_WITHIN_S,
         )
@@ -64,13 +75,28 @@ class Sibling:
         except BlockingIOError:
             return False
 
+    def look(self) -> None:
+        """Hears what a ready process has said since the last look."""
+        assert self._door is not None
+        self.silent_looks += 1
+        for _ in range(WORDS_MAX):
+            try:
+                self._door.recv(4_096)
+            except BlockingIOError:
+                return
+            self.silent_looks = 0
+
     def close(self) -> None:
         if self._door is not None:
             self._door.close()
 
 
 async def serve(room: str, count: int, settings: Settings) -> None:
-    """Serves a room with `count` processes until SIGTERM or SIGINT. Raises CannotStart when one does not come up."""
+    """Serves a room with `count` processes until SIGTERM or SIGINT. Raises CannotStart when one does not come up.
+
+    Later, one that ends is started again, and one whose event loop has stood still for `hung_after_s` is killed first:
+    the kernel would go on giving it connections.
+    """
     configure_logging(room, settings.log_level)
     events = log(room)
     stop = stop_signal()
@@ -80,7 +106,8 @@ async def serve(room: str, count: int, settings: Settings) -> None:
     ):
         folder = Path(temporary)
         environment = {
-            **os.environ,
+            **{name: value for name, value in os.environ.items() if name != "WATCHDOG_PID"},
+            "WATCHDOG_USEC": str(settings.hung_after_s * 1_000_000),
             "PROMETHEUS_MULTIPROC_DIR": temporary,
             "INVOCHAIN_REUSE_PORT": "1",
             "INVOCHAIN_PROCESSES": str(count),
@@ -91,9 +118,11 @@ async def serve(room: str, count: int, settings: Settings) -> None:
             for n in range(1, count + 1)
         ]
         figures = Figures(folder)
-        supervisor = Supervisor(
-            None, lambda line: events.info("processes", said=line), changed=lambda: figures.now(supervisor.pids)
-        )
+
+        def say(line: str) -> None:
+            events.info("processes", said=line)
+
+        supervisor = Supervisor(None, say, changed=lambda: figures.now(supervisor.pids), ended=figures.ended)
         try:
             try:
                 await supervisor.start(*siblings)
@@ -106,7 +135,10 @@ async def serve(room: str, count: int, settings: Settings) -> None:
                 metrics_port=serve_metrics(settings.metrics_port, figures.registry),
             )
             notify("READY=1")
-            await stop.wait()
+            async with beating(), asyncio.TaskGroup() as tasks:
+                watch = tasks.create_task(end_the_hung(siblings, supervisor, settings.hung_after_s, say))
+                await stop.wait()
+                watch.cancel()
             notify("STOPPING=1")
             events.info("draining")
         finally:
@@ -114,6 +146,23 @@ async def serve(room: str, count: int, settings: Settings) -> None:
             for sibling in siblings:
                 sibling.close()
     events.info("stopped")
+
+
+async def end_the_hung(siblings: Sequence[Sibling], supervisor: Supervisor, hung_after_s: float, say: Say) -> None:
+    """Kills, again and again, every ready process that has been silent for so long; the supervisor replaces it.
+
+    A process that is merely busy speaks: its words come from the event loop, which no batch holds for long.
+    """
+    while True:
+        await asyncio.sleep(hung_after_s / LOOKS)
+        for sibling in siblings:
+            if sibling.name not in supervisor.pids:
+                continue
+            sibling.look()
+            if sibling.silent_looks >= LOOKS:
+                say(f"{sibling.name:<10} has not spoken for {hung_after_s:g} s; killing it")
+                sibling.silent_looks = 0
+                supervisor.signal(sibling.name, SIGKILL)
 
 
 @contextmanager
@@ -128,33 +177,3 @@ def reserved(address: str) -> Iterator[str]:
         place.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
         place.bind((host.strip("[]"), int(port)))
         yield f"{host}:{place.getsockname()[1]}"
-
-
-class Figures(Collector):
-    """The figures of all processes as one: metrics added up from their files, and what each process uses."""
-
-    def __init__(self, folder: Path) -> None:
-        self._folder = str(folder)
-        self._pids: dict[str, int] = {}
-        self.registry = CollectorRegistry()
-        multiprocess.MultiProcessCollector(self.registry, path=self._folder)  # type: ignore[no-untyped-call]
-        self.registry.register(self)
-
-    def now(self, pids: Mapping[str, int]) -> None:
-        """Tells who lives; what a dead one had under way is no longer counted."""
-        for pid in set(self._pids.values()) - set(pids.values()):
-            multiprocess.mark_process_dead(pid, self._folder)  # type: ignore[no-untyped-call]
-        self._pids = dict(pids)
-
-    def collect(self) -> Iterator[Metric]:
-        cpu = CounterMetricFamily("process_cpu_seconds", "User and system CPU time", labels=["worker"])
-        memory = GaugeMetricFamily("process_resident_memory_bytes", "Resident memory", labels=["worker"])
-        for name, pid in self._pids.items():
-            try:
-                fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-            except OSError:
-                continue
-            cpu.add_metric([name], (int(fields[11]) + int(fields[12])) / TICKS)
-            memory.add_metric([name], int(fields[21]) * PAGE_BYTES)
-        yield cpu
-        yield memory

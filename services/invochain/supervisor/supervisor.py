@@ -6,6 +6,7 @@ import asyncio
 import time
 from collections.abc import Callable
 from pathlib import Path
+from signal import Signals
 
 from invochain.supervisor import unit as units
 from invochain.supervisor.errors import CannotStart
@@ -21,22 +22,35 @@ STABLE_AFTER_S = 60.0
 
 
 class Supervisor:
-    """The processes of one stack. `changed` is called whenever one of them got a new process id.
+    """The processes of one stack. `changed` is called whenever one of them became ready or ended, `ended` with the name
+    of each that ended by itself, also before it was ready again.
 
     Each logs to a file of its own in `log_folder`; None: where we do.
     """
 
-    def __init__(self, log_folder: Path | None, say: Say, changed: Callable[[], None] = lambda: None) -> None:
+    def __init__(
+        self,
+        log_folder: Path | None,
+        say: Say,
+        changed: Callable[[], None] = lambda: None,
+        ended: Callable[[str], None] = lambda name: None,
+    ) -> None:
         self._log_folder = log_folder
         self._say = say
         self._changed = changed
+        self._ended = ended
         self._stages: list[list[Unit]] = []
         self._processes: dict[str, Process] = {}
         self._watches: dict[str, asyncio.Task[None]] = {}
 
     @property
     def pids(self) -> dict[str, int]:
+        """The process ids of those that are ready, by name."""
         return {name: process.pid for name, process in self._processes.items()}
+
+    def signal(self, name: str, number: Signals) -> None:
+        """Sends a signal to one that is ready; one that has just ended is left in peace."""
+        self._processes[name].signal(number)
 
     async def start(self, *stage: Unit) -> None:
         """Start some units side by side and return when all are ready; from then on they are kept alive.
@@ -65,6 +79,8 @@ class Supervisor:
             code = await process.ended()
             await process.kill9()  # what it may have left behind
             del self._processes[unit.name]
+            self._ended(unit.name)
+            self._changed()
             crashes = 0 if time.monotonic() - process.started_at_s > STABLE_AFTER_S else crashes
             said = units.describe_end(code)
             while True:
@@ -78,6 +94,7 @@ class Supervisor:
                     process = await units.start(unit, self._log_folder)
                 except (CannotStart, OSError) as error:
                     said = f"did not come back: {str(error).splitlines()[0]}"
+                    self._ended(unit.name)
                     continue
                 break
             self._enter(unit, process)

@@ -7,6 +7,7 @@ import os
 import re
 import signal
 import urllib.request
+from collections.abc import Callable
 from contextlib import AsyncExitStack
 from pathlib import Path
 
@@ -18,11 +19,18 @@ from invochain.api.merchant.v1 import merchant_service_pb2 as pb
 from invochain.api.merchant.v1.merchant_service_pb2_grpc import MerchantServiceStub
 from invochain.supervisor.process import descendants
 from tests.kit.market import fresh_key
-from tests.kit.processes import open_processes
+from tests.kit.processes import RECONNECT, open_processes
 
 WITHIN_S = 60.0
 # A connection of its own: the kernel gives each to one process or another.
 ALONE = [("grpc.use_local_subchannel_pool", 1)]
+# The load on three processes: so many clients at once, and at most so many keys each.
+CLIENTS = 12
+KEYS_MAX = 1_000
+# What a client answers by repeating with the same key.
+AGAIN = (grpc.StatusCode.ABORTED, grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED)
+# Series of counters and histograms.
+GROWS = re.compile(r"\w+_(total|count|sum|bucket)(\{|$)")
 
 
 @pytest.fixture
@@ -48,8 +56,9 @@ def children(processes, name: str) -> list[int]:
 
 
 async def eventually(holds) -> None:
+    """Looks from a thread: who trades meanwhile goes on."""
     async with asyncio.timeout(WITHIN_S):
-        while not holds():
+        while not await asyncio.to_thread(holds):
             await asyncio.sleep(0.05)
 
 
@@ -116,6 +125,104 @@ async def test_a_key_that_reaches_both_processes_at_once_makes_one_invoice(two_o
     assert await market.stock(seller) == (100, 10)
     busy = {pid for pid in children(processes, "invoice") if sockets(pid)}
     assert len(busy) == 2, "void: only one process listens"
+
+
+@pytest.fixture
+async def three_of_invoice(templates, market_valkey, tmp_path):
+    """Three processes of the invoice service, which may be silent for 4 s, and one of every other."""
+    async with AsyncExitStack() as stack:
+        processes, market = await open_processes(stack, templates, market_valkey, tmp_path, INVOCHAIN_HUNG_AFTER_S=4)
+        processes.own["invoice"] = {"INVOCHAIN_SERVICE_WORKERS": "3"}
+        await processes.restart("invoice")
+        # Its port is served from the first of them on; the figures, and the watch, come with the last.
+        await processes.said("invoice", '"processes": 3', WITHIN_S)
+        yield processes, market
+
+
+async def test_a_fleet_under_load_replaces_who_is_killed_and_who_hangs_and_every_key_has_one_invoice(three_of_invoice):
+    """Given three processes and clients that repeat with the same key, one is killed and one hangs: both are replaced,
+    nobody else is, every key has one invoice, counters never go down, and nothing the dead did counts as under way."""
+    processes, market = three_of_invoice
+    seller, buyer = await market.register(), await market.register()
+    await market.stock_up(seller, units=CLIENTS * KEYS_MAX)
+    request = market.invoice(buyer, market.line(units=1))
+    address, answers, enough = f"127.0.0.1:{processes.ports['invoice']}", {}, asyncio.Event()
+
+    async def create(stub: InvoiceServiceStub, key: str) -> str:
+        while True:
+            try:
+                return str((await market.call(stub.CreateInvoice, request, seller, key)).invoice_id)
+            except grpc.aio.AioRpcError as error:
+                if error.code() not in AGAIN:
+                    raise
+            await asyncio.sleep(0.05)
+
+    async def client() -> None:
+        async with grpc.aio.insecure_channel(address, options=[*ALONE, *RECONNECT]) as channel:
+            for _ in range(KEYS_MAX):
+                if enough.is_set():
+                    return
+                key = fresh_key()
+                answers[key] = await create(InvoiceServiceStub(channel), key)
+
+    async def traded(more: int) -> None:
+        wanted = len(answers) + more
+        await eventually(lambda: len(answers) >= wanted)
+
+    async def replaced(victim: int) -> None:
+        await eventually(lambda: len(now := children(processes, "invoice")) == 3 and victim not in now)
+        await eventually(lambda: workers(processes, "invoice") == {"invoice-1", "invoice-2", "invoice-3"})
+        await traded(50)
+
+    killed, hung, spared = children(processes, "invoice")
+    async with asyncio.timeout(3 * WITHIN_S), asyncio.TaskGroup() as group:
+        watch = group.create_task(never_down(lambda: counters(processes, "invoice")))
+        clients = [group.create_task(client()) for _ in range(CLIENTS)]
+        await traded(50)
+        os.kill(killed, signal.SIGKILL)
+        await replaced(killed)
+        os.kill(hung, signal.SIGSTOP)
+        await replaced(hung)
+        enough.set()
+        await asyncio.gather(*clients)
+        watch.cancel()
+
+    assert spared in children(processes, "invoice"), "it was only busy"
+    assert not os.path.exists(f"/proc/{hung}")
+    assert len(set(answers.values())) == len(answers)
+    async with grpc.aio.insecure_channel(address, options=ALONE) as channel:
+        again = await asyncio.gather(*(create(InvoiceServiceStub(channel), key) for key in answers))
+    assert again == list(answers.values())
+    assert (await market.sql("invoice", "SELECT count(*) FROM invoice"))[0]["count"] == len(answers)
+    assert await market.stock(seller) == (CLIENTS * KEYS_MAX, len(answers))
+    await eventually(lambda: not under_way(processes, "invoice"))
+
+
+def counters(processes, name: str) -> dict[str, float]:
+    """What can only grow, by series; what the kernel counts of one process begins anew with the next."""
+    lines = metrics(processes, name).splitlines()
+    samples = (line.rpartition(" ") for line in lines if not line.startswith(("#", "process_")))
+    return {series: float(value) for series, _, value in samples if GROWS.match(series)}
+
+
+def under_way(processes, name: str) -> list[str]:
+    """The gauges of work in hand that are not at rest."""
+    return re.findall(
+        r"^(?:pg_connections_active|batch_waiting|bulkhead_in_flight)\{.+\} (?!0\.0$).+$",
+        metrics(processes, name),
+        re.M,
+    )
+
+
+async def never_down(read: Callable[[], dict[str, float]]) -> None:
+    """Reads over and over until it is cancelled; fails when a series has gone down, or is gone."""
+    before: dict[str, float] = {}
+    while True:
+        now = await asyncio.to_thread(read)
+        fallen = {series: (value, now.get(series)) for series, value in before.items() if now.get(series, -1) < value}
+        assert not fallen
+        before = now
+        await asyncio.sleep(0.05)
 
 
 def sockets(pid: int) -> bool:
