@@ -47,6 +47,7 @@ class TestJsonLines:
             ('["a"]', "found no object"),
             ('{"doc_type": "XX"}', "XX"),
             ("{", "Expecting"),
+            ('{"idempotency_key": "\\ud800-half-a-pair-01", "invoice": {}}', "surrogates not allowed"),
         ],
     )
     def test_what_is_no_invoice_is_named_with_its_line_and_the_others_go_on(self, tmp_path, line, words):
@@ -147,6 +148,22 @@ class TestCsv:
         good = "B2B,x,,B,1,1,18,\n"
         rows = read(tmp_path, f"{header}\n{good}B2B,x\n\n{good}", "sales.csv")
         assert [(row.line, bool(row.faults)) for row in rows] == [(2, False), (3, True), (5, False)]
+
+    @pytest.mark.parametrize("column", ["number", "idempotency_key"])
+    def test_without_names_rows_of_one_number_or_key_are_one_invoice(self, tmp_path, column):
+        """Never two, of which the second would be refused and the first be issued with one line; none: an invoice."""
+        header = HEADER.replace("invoice,", f"{column},", 1)
+        good = "B2B,x,,B,1,1,18,\n"
+        text = f"{header}\nA/1,{good}A/1,{good},{good},{good}A/2,{good}A/3,{good}A/2,{good}"
+        rows = read(tmp_path, text, "sales.csv")
+        assert [(row.line, row.invoice and len(row.invoice.lines)) for row in rows] == [
+            (2, 2),
+            (4, 1),
+            (5, 1),
+            (6, None),
+            (7, 1),
+            (8, None),
+        ]
 
     def test_a_file_that_is_torn_at_its_end_is_refused_before_its_first_invoice(self, tmp_path):
         """A cell that does not close, far below: nothing above it is handed out."""

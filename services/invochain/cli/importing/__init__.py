@@ -50,9 +50,9 @@ def import_(
     the same command with --from-start: what was issued is not issued again. A refusal such as INSUFFICIENT_STOCK stays
     with its key: to try such a line again, give it another idempotency_key. Exit 0: all are issued; 1: not all.
 
-    In a CSV, rows below one another with the same `invoice` are one invoice. It is issued whole or not at all: a row
-    that cannot be read refuses its invoice, and one of which nobody can say whose it is (too many or too few cells, no
-    name) refuses the invoices above and below it. Rows of one invoice that stand apart refuse it too.
+    In a CSV, rows below one another with the same `invoice` (else `number`, else `idempotency_key`) are one invoice. It
+    is issued whole or not at all: a row that cannot be read refuses its invoice, and one of which nobody can say whose
+    it is (too many or too few cells, no name) those above and below it. Rows that stand apart refuse theirs too.
     """
     import asyncio
 

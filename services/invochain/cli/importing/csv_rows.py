@@ -1,5 +1,5 @@
-"""From a CSV to invoices: a line of the file is a line of an invoice, and rows below one another with the same
-`invoice` are one invoice.
+"""From a CSV to invoices: a line of the file is a line of an invoice, and rows below one another with the same name in
+the column `invoice` are one invoice.
 
 An invoice is handed out whole or not at all. The file is read twice: first for its names alone, so that an invoice
 whose rows stand in two places is known before its first part is handed out. A row of which nobody can say whose it is
@@ -23,8 +23,10 @@ from google.protobuf.descriptor import Descriptor, FieldDescriptor
 from invochain.api.invoice.v1 import invoice_service_pb2 as api
 from invochain.cli.importing.row import KEY, CannotRead, Row, words
 
-# The column that holds the rows of an invoice together. Without it every row is an invoice.
+# The column that holds the rows of an invoice together. Without it, rows that have one number or key can be nothing but
+# one invoice; where there is none of these columns, every row is one.
 GROUP = "invoice"
+GROUPS = (GROUP, "number", KEY)
 # What a friendly column is called, and how many digits behind the point its field has.
 SCALES = {"_milli": 3, "_paise": 2}
 INTEGER = re.compile(r"-?[0-9]{1,19}", re.ASCII)
@@ -85,21 +87,27 @@ class _Table:
     def __init__(self, file: Any) -> None:
         self._reader = csv.reader(file, strict=True)
         self.header = [name.strip() for name in self._next() or ()]
+        # Which column it is that holds rows together.
+        self.group = next((self.header.index(name) for name in GROUPS if name in self.header), None)
 
     def __iter__(self) -> Iterator[_Record]:
-        group = self.header.index(GROUP) if GROUP in self.header else None
         line = self._reader.line_num + 1
         while (cells := self._next()) is not None:
             at, line = line, self._reader.line_num + 1
             if not any(cell.strip() for cell in cells):
                 continue
-            name = fault = ""
+            # An invoice of one row: no name of another, for what a cell says is stripped.
+            name, fault = f"\n{at}", ""
             if len(cells) != len(self.header):
-                # A comma too many may have moved every cell, the name too.
                 fault = f"found {len(cells)} cells; wanted {len(self.header)} as the header has"
-            elif group is not None and not (name := cells[group].strip()):
-                fault = f"{GROUP}: found nothing; wanted a name, the same in every row of an invoice"
-            yield _Record(at, cells, str(at) if group is None else name, fault)
+                # A comma too many may have moved every cell, the name too.
+                name = name if self.group is None else ""
+            elif self.group is not None:
+                said = cells[self.group].strip()
+                if not said and self.header[self.group] == GROUP:
+                    name, fault = "", f"{GROUP}: found nothing; wanted a name, the same in every row of an invoice"
+                name = said or name
+            yield _Record(at, cells, name, fault)
 
     def _next(self) -> list[str] | None:
         try:
@@ -114,7 +122,7 @@ def _names_apart(table: _Table) -> set[bytes]:
     apart: set[bytes] = set()
     last = ""
     for record in table:
-        if GROUP not in table.header or record.name in ("", last):
+        if table.group is None or record.name in ("", last):
             continue
         last, digest = record.name, _digest(record.name)
         if digest in seen:
