@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from pathlib import Path
 
 from prometheus_client import CollectorRegistry, multiprocess
@@ -22,10 +23,9 @@ class Figures(Collector):
     """What one endpoint says of a fleet. `registry` is read by another thread than the one that calls `now`."""
 
     def __init__(self, folder: Path) -> None:
-        self._folder = str(folder)
+        self._folder = folder
         self._pids: dict[str, int] = {}
         self.registry = CollectorRegistry()
-        multiprocess.MultiProcessCollector(self.registry, path=self._folder)  # type: ignore[no-untyped-call]
         self.registry.register(self)
 
     def now(self, pids: Mapping[str, int]) -> None:
@@ -34,9 +34,10 @@ class Figures(Collector):
 
     def ended(self, name: str) -> None:
         """Tells that the process of a place has ended, ready or not: what it had under way is no longer counted."""
-        multiprocess.mark_process_dead(name, self._folder)  # type: ignore[no-untyped-call]
+        multiprocess.mark_process_dead(name, str(self._folder))  # type: ignore[no-untyped-call]
 
     def collect(self) -> Iterator[Metric]:
+        yield from multiprocess.MultiProcessCollector.merge(list(self._files()))  # type: ignore[no-untyped-call]
         cpu = CounterMetricFamily("process_cpu_seconds", "User and system CPU time", labels=["worker"])
         memory = GaugeMetricFamily("process_resident_memory_bytes", "Resident memory", labels=["worker"])
         for name, pid in self._pids.items():
@@ -48,3 +49,10 @@ class Figures(Collector):
             memory.add_metric([name], int(fields[21]) * PAGE_BYTES)
         yield cpu
         yield memory
+
+    def _files(self) -> Iterator[str]:
+        """Those that hold something: a process that starts makes a file first and gives it a size then."""
+        for path in self._folder.glob("*.db"):
+            with suppress(FileNotFoundError):  # its process has just ended
+                if path.stat().st_size:
+                    yield str(path)

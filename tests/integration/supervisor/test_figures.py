@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -36,6 +37,17 @@ class Brief(Sibling):
 
     def program(self) -> Program:
         return replace(super().program(), command=[sys.executable, "-c", LIFE, str(self.broken)])
+
+
+def test_a_file_that_was_only_just_made_spoils_no_figures(tmp_path):
+    """Given a file without a size, as a process makes it a moment before it writes, what the others counted is read."""
+    one = {**os.environ, "PROMETHEUS_MULTIPROC_DIR": str(tmp_path), "INVOCHAIN_WORKER": "room-1"}
+    count = "from invochain.chassis import telemetry; telemetry.CACHE_EPOCHS.inc()"
+    subprocess.run([sys.executable, "-c", count], env=one, check=True, timeout=WITHIN_S)
+    for kind in ("counter", "histogram", "gauge_livesum"):
+        (tmp_path / f"{kind}_room-2.db").touch()
+
+    assert Figures(tmp_path).registry.get_sample_value("outcome_cache_epochs_total") == 1
 
 
 async def test_what_a_process_had_under_way_ends_with_it_and_what_it_counted_stays(tmp_path):
