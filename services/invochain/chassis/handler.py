@@ -114,7 +114,7 @@ class Handler:
             await self._admit(method, call, came.metadata)
             async with asyncio.timeout(call.remaining()):
                 if method.wants.collects:
-                    method.function(call)
+                    method.begin(call)
                     # The batch's task is not the caller's: one who hangs up cancels nothing (PROTOCOL 3).
                     answer = await asyncio.shield(call.answer)
                     await _dress(call)
@@ -178,7 +178,7 @@ class Handler:
                 return None
             call.principal = principal
             self._check(method, call, came.metadata)
-            method.function(call)
+            method.begin(call)
         except Exception as error:  # noqa: BLE001 - judged in `answered`
             call.fail(error)
         finally:

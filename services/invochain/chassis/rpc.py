@@ -3,7 +3,7 @@
 A servicer is a class with `service` (the full proto name) and methods marked `@rpc`, in one of three forms:
 
     async def Name(self, call[, request: X]) -> bytes | Message     one request, one answer; without X: raw bytes
-    def Name(self, call) -> None                                    collects=True: somebody answers `call` later
+    def Name(self, call[, request: X]) -> None                      collects=True: somebody answers `call` later
     async def Name(self, call, requests: AsyncIterator[X | bytes])  stream=True: an async generator of answers
 """
 
@@ -18,6 +18,7 @@ from typing import Any
 
 from google.protobuf.message import DecodeError, Message
 
+from invochain.chassis.call import Call
 from invochain.chassis.telemetry import RPC_SECONDS, RPC_TOTAL
 from invochain.errors import KeyInvalid, KeyRequired, MalformedRequest, Refusal
 
@@ -91,6 +92,13 @@ class Method:
     def read(self, raw: bytes) -> Any:
         """A message as the method wants it. Refuses: MalformedRequest."""
         return raw if self.request_type is None else decode(self.request_type, raw)
+
+    def begin(self, call: Call) -> None:
+        """Hands a call to a method that collects. Refuses: MalformedRequest, and what the method refuses at once."""
+        if self.request_type is None:
+            self.function(call)
+        else:
+            self.function(call, self.read(call.raw))
 
 
 def methods(servicer: Any) -> Iterator[Method]:

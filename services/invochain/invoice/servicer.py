@@ -109,25 +109,25 @@ class InvoiceServicer:
     async def ListInvoices(self, call: Call, request: api.ListInvoicesRequest) -> bytes:
         return await list_invoices(self._room, call, request)
 
-    @rpc(key=True, roles=BUYERS)
-    async def AcceptInvoice(self, call: Call, request: api.AcceptInvoiceRequest) -> bytes:
-        return await self._moved(wish(call, ACCEPT, request))
+    @rpc(key=True, roles=BUYERS, collects=True)
+    def AcceptInvoice(self, call: Call, request: api.AcceptInvoiceRequest) -> None:
+        self._move(wish(call, ACCEPT, request))
 
-    @rpc(key=True, roles=BUYERS)
-    async def RejectInvoice(self, call: Call, request: api.RejectInvoiceRequest) -> bytes:
-        return await self._moved(wish(call, REJECT, request))
+    @rpc(key=True, roles=BUYERS, collects=True)
+    def RejectInvoice(self, call: Call, request: api.RejectInvoiceRequest) -> None:
+        self._move(wish(call, REJECT, request))
 
-    @rpc(key=True, roles=BUYERS)
-    async def RequestEdit(self, call: Call, request: api.RequestEditRequest) -> bytes:
-        return await self._moved(wish(call, REQUEST_EDIT, request))
+    @rpc(key=True, roles=BUYERS, collects=True)
+    def RequestEdit(self, call: Call, request: api.RequestEditRequest) -> None:
+        self._move(wish(call, REQUEST_EDIT, request))
 
-    @rpc(key=True, roles=SELLERS)
-    async def DeclineEdit(self, call: Call, request: api.DeclineEditRequest) -> bytes:
-        return await self._moved(wish(call, DECLINE_EDIT, request))
+    @rpc(key=True, roles=SELLERS, collects=True)
+    def DeclineEdit(self, call: Call, request: api.DeclineEditRequest) -> None:
+        self._move(wish(call, DECLINE_EDIT, request))
 
-    @rpc(key=True, roles=SELLERS)
-    async def CancelInvoice(self, call: Call, request: api.CancelInvoiceRequest) -> bytes:
-        return await self._moved(wish(call, CANCEL, request))
+    @rpc(key=True, roles=SELLERS, collects=True)
+    def CancelInvoice(self, call: Call, request: api.CancelInvoiceRequest) -> None:
+        self._move(wish(call, CANCEL, request))
 
     @rpc(roles=("OPERATOR",))
     async def ListSagas(self, call: Call, request: api.ListSagasRequest) -> api.ListSagasResponse:
@@ -179,24 +179,22 @@ class InvoiceServicer:
         tokens = [one.out[TOKEN] for one in calls if one.out.get(TOKEN)]
         return max(tokens, key=lambda lsn: [int(part, 16) for part in lsn.split("/")], default="")
 
-    async def _moved(self, one: Wish) -> bytes:
+    def _move(self, one: Wish) -> None:
+        one.call.on_replay = self._date_replay
         self._wishes[one.call] = one
-        try:
-            answer = await self._moving.submit(one.call)
-        except Refusal as refusal:
-            INVOICE_ACTION.labels(action=one.move.action, outcome=refusal.reason).inc()
-            raise
-        finally:
-            self._wishes.pop(one.call, None)
-        if one.call.replayed:
-            await self._date_replay(one.call)
-        INVOICE_ACTION.labels(action=one.move.action, outcome="replayed" if one.call.replayed else "done").inc()
-        return answer
+        one.call.answer.add_done_callback(partial(self._moved, one))
+        self._moving.put([one.call])
+
+    def _moved(self, one: Wish, answer: asyncio.Future[bytes]) -> None:
+        del self._wishes[one.call]
+        if (error := answer.exception()) is None:
+            turn.count(_acted(one.move.action, "replayed" if one.call.replayed else "done"))
+        elif isinstance(error, Refusal):
+            turn.count(_acted(one.move.action, error.reason))
 
     async def _move_all(self, calls: list[Call]) -> Collection[Call]:
-        # A caller that hung up has taken its wish along: it was not begun.
-        wishes = [self._wishes[call] for call in calls if call in self._wishes]
-        return [*await move_invoices(self._room, wishes), *(call for call in calls if call not in self._wishes)]
+        # Whose time ran out meanwhile has taken his wish along: it was not begun.
+        return await move_invoices(self._room, [self._wishes[call] for call in calls if call in self._wishes])
 
 
 def _count(call: Call, answer: asyncio.Future[bytes]) -> None:
@@ -212,3 +210,9 @@ def _count(call: Call, answer: asyncio.Future[bytes]) -> None:
 def _created(outcome: str) -> Counter:
     """The counter of an outcome; reasons are a few dozen."""
     return INVOICE_CREATED.labels(outcome=outcome)
+
+
+@cache
+def _acted(action: str, outcome: str) -> Counter:
+    """The same for what is done with an invoice."""
+    return INVOICE_ACTION.labels(action=action, outcome=outcome)
