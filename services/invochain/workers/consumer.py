@@ -16,7 +16,6 @@ import importlib
 import math
 import pkgutil
 import random
-import uuid
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 
@@ -25,7 +24,7 @@ import asyncpg
 from invochain.chassis import clock, faults, postgres, trace
 from invochain.chassis.broker import Broker, Delivered, PartitionsLost, Record
 from invochain.chassis.call import NOBODY
-from invochain.chassis.ids import from_text
+from invochain.chassis.ids import from_text, to_text
 from invochain.chassis.settings import Settings
 from invochain.chassis.telemetry import EVENTS_CONSUMED, LEADER, log
 from invochain.chassis.trace import Trace, trace_id_of
@@ -282,16 +281,16 @@ def _place(record: Delivered) -> str:
 def aggregate(record: Delivered) -> str:
     """Whose order a record keeps: its key, in hexadecimal where it is no text of ours."""
     try:
-        return str(uuid.UUID(record.record.key.decode()))
-    except ValueError:
+        return to_text(from_text(record.record.key.decode(), "key"))
+    except (ValueError, Refusal):
         return record.record.key.hex()
 
 
 def subject(record: Delivered) -> str:
     """The event's id; of a record that has none, its place."""
     try:
-        return str(uuid.UUID(dict(record.record.headers)["ce_id"]))
-    except (KeyError, ValueError):
+        return to_text(from_text(dict(record.record.headers)["ce_id"], "ce_id"))
+    except (KeyError, Refusal):
         return _place(record)
 
 
@@ -341,16 +340,16 @@ def received(delivered: Delivered) -> Received:
     headers = dict(delivered.record.headers)
     try:
         return Received(
-            event_id=uuid.UUID(headers["ce_id"]).bytes,
+            event_id=from_text(headers["ce_id"], "ce_id"),
             type=headers["ce_type"],
-            merchant_id=uuid.UUID(headers["ce_source"].removeprefix("/merchants/")).bytes,
-            aggregate_id=uuid.UUID(delivered.record.key.decode()).bytes,
+            merchant_id=from_text(headers["ce_source"].removeprefix("/merchants/"), "ce_source"),
+            aggregate_id=from_text(delivered.record.key.decode(), "key"),
             sequence=int(headers["ce_sequence"]),
             payload=delivered.record.value,
             traceparent=headers.get("traceparent", ""),
             time=dt.datetime.fromisoformat(headers["ce_time"]),
         )
-    except (KeyError, ValueError) as failure:
+    except (KeyError, ValueError, Refusal) as failure:
         where = f"{delivered.topic}/{delivered.partition}@{delivered.offset}"
         raise Unreadable(f"{where}: {type(failure).__name__} {failure}") from failure
 
