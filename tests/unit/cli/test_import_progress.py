@@ -3,8 +3,13 @@
 from __future__ import annotations
 
 import csv
+import json
 
-from invochain.cli.importing.progress import Outcome, Progress
+import pytest
+
+from invochain.cli.importing import _after
+from invochain.cli.importing.progress import FileChanged, Outcome, Progress
+from invochain.cli.importing.rows import Reader
 
 REFUSED = Outcome(3, "key-of-line-3", "VALIDATION_FAILED", (("hsn", "HSN_FORMAT_INVALID", "found 'x'"),))
 
@@ -47,3 +52,27 @@ def test_a_refusal_that_was_reported_and_not_yet_counted_is_reported_once(tmp_pa
         csv.writer(report).writerow((9, "key-of-line-9", "VALIDATION_FAILED", "", "", ""))
     Progress.load(file, from_start=False)
     assert reported(file) == ["3"]
+
+
+@pytest.mark.parametrize("changed", [False, True])
+def test_an_invoice_that_was_changed_under_a_key_of_its_own_is_seen(tmp_path, changed):
+    """It is done with what it said before; to skip it in silence would look like an import of what it says now."""
+    file = tmp_path / "sales.jsonl"
+
+    def after(notes: str) -> list[int]:
+        rows = [
+            {"idempotency_key": f"own-key-of-invoice-{n}", "invoice": {"notes": said}}
+            for n, said in enumerate((notes, "last"))
+        ]
+        file.write_text("".join(json.dumps(row) + "\n" for row in rows))
+        return [row.line for row in _after(Reader(file, "", csv=False), Progress.load(file, from_start=False))]
+
+    assert after("first") == [1, 2]
+    (row, _) = Reader(file, "", csv=False).rows()
+    Progress.load(file, from_start=False).take([Outcome(row.line, row.key, "ISSUED", digest=row.digest)])
+
+    if changed:
+        with pytest.raises(FileChanged):
+            after("corrected")
+    else:
+        assert after("first") == [2]

@@ -135,7 +135,7 @@ def _after(reader: Reader, progress: Progress) -> Iterator[Row]:
     the_same = progress.offset == 0
     for row in reader.rows():
         if row.line <= progress.offset:
-            the_same = progress.passed(row.line, row.key)
+            the_same = progress.passed(row.line, row.key, row.digest)
         elif not the_same:
             raise FileChanged
         else:

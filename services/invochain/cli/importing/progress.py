@@ -28,6 +28,8 @@ class Outcome:
     result: str
     # (field, code, description) of each broken rule; at least one for a refusal.
     broken: tuple[tuple[str, str, str], ...] = ()
+    # Of the invoice, as its row has it.
+    digest: str = ""
 
 
 class FileChanged(Exception):
@@ -41,7 +43,7 @@ class Progress:
     path: Path
     report: Path
     offset: int = 0
-    # Over the lines and keys up to there, so that a changed file is seen.
+    # Over the lines, keys and invoices up to there, so that a changed file is seen.
     digest: str = ""
     issued: int = 0
     replayed: int = 0
@@ -70,9 +72,9 @@ class Progress:
     def done(self) -> int:
         return self.issued + self.replayed + self.refused
 
-    def passed(self, line: int, key: str) -> bool:
+    def passed(self, line: int, key: str, digest: str) -> bool:
         """Reads again over an invoice that is done; whether it is the last one, and all are what they were."""
-        self._hash.update(f"{line}:{key}\n".encode())
+        self._hash.update(f"{line}:{key}:{digest}\n".encode())
         return line == self.offset and self._hash.hexdigest() == self.digest
 
     def take(self, outcomes: list[Outcome], consistency_token: str = "") -> None:
@@ -84,7 +86,7 @@ class Progress:
                 csv.writer(out).writerows((o.line, o.key, o.result, *broken) for o in refused for broken in o.broken)
                 out.flush()
         for outcome in outcomes:
-            self._hash.update(f"{outcome.line}:{outcome.key}\n".encode())
+            self._hash.update(f"{outcome.line}:{outcome.key}:{outcome.digest}\n".encode())
             self.offset = outcome.line
         self.refused += len(refused)
         self.replayed += sum(outcome.result == "REPLAYED" for outcome in outcomes)

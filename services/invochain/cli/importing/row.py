@@ -21,6 +21,8 @@ class Row:
     # Of the line it begins on, from 1. It is the offset too.
     line: int
     key: str = ""
+    # SHA-256 of the invoice, in hexadecimal: what tells that it reads otherwise than it did.
+    digest: str = ""
     invoice: api.Invoice | None = None
     faults: list[str] = field(default_factory=list)
     # What they are together, as a refusal's reason.

@@ -38,23 +38,25 @@ class Reader:
         try:
             with open(self.path, encoding="utf-8-sig", newline="") as file:
                 for row in csv_rows(file) if self.csv else _json_rows(file):
-                    if row.invoice is not None and not row.key:
-                        if not self.source and not row.invoice.number:
+                    if row.invoice is not None:
+                        content = row.invoice.SerializeToString(deterministic=True)
+                        row.digest = hashlib.sha256(content).hexdigest()
+                        if not (row.key or row.invoice.number or self.source):
                             raise CannotRead(
                                 f"line {row.line} has neither a number nor an {KEY}, so nothing tells it from an equal "
                                 "sale of another day: give --source NAME, another one for each file of new sales"
                             )
-                        row.key = self._key(row.invoice)
+                        row.key = row.key or self._key(content)
                     yield row
         except OSError as fault:
             raise CannotRead(f"{self.path}: {fault.strerror}") from None
         except UnicodeDecodeError as fault:
             raise CannotRead(f"{self.path} is not UTF-8 (byte {fault.start} of a block)") from None
 
-    def _key(self, invoice: api.Invoice) -> str:
+    def _key(self, invoice: bytes) -> str:
         """The same for the same content, whatever stands before it; the second of two equal sales has another one."""
         content = hashlib.sha256(f"{self.source}\0".encode())
-        content.update(invoice.SerializeToString(deterministic=True))
+        content.update(invoice)
         digest = content.digest()
         self._seen[digest] += 1
         return f"import-{hashlib.sha256(digest + str(self._seen[digest]).encode()).hexdigest()[:40]}"

@@ -117,7 +117,8 @@ class Sender:
         found = []
         while self._open and self._open[0].invoice is None:
             row = self._open.popleft()
-            found.append(Outcome(row.line, row.key, row.reason, tuple(("", row.reason, fault) for fault in row.faults)))
+            broken = tuple(("", row.reason, fault) for fault in row.faults)
+            found.append(Outcome(row.line, row.key, row.reason, broken, row.digest))
         return found
 
     async def _write(self, call: Any) -> None:
@@ -197,8 +198,8 @@ def _bytes(row: Row) -> int:
 def _outcome(row: Row, result: api.ImportInvoicesResult) -> Outcome:
     assert row.line == result.offset, f"the server answered {result.offset}; {row.line} was the next"
     if not result.HasField("error"):
-        return Outcome(row.line, row.key, "REPLAYED" if result.replayed else "ISSUED")
-    return Outcome(row.line, row.key, *_reason(result.error))
+        return Outcome(row.line, row.key, "REPLAYED" if result.replayed else "ISSUED", digest=row.digest)
+    return Outcome(row.line, row.key, *_reason(result.error), row.digest)
 
 
 def _reason(status: status_pb2.Status) -> tuple[str, tuple[tuple[str, str, str], ...]]:
