@@ -1,6 +1,7 @@
 """A batch that is issued whole or not at all: a separate, explicit wish of the caller (PROTOCOL 9).
 
-The same steps as create_invoice.py, with one difference: a refusal of one item ends them all.
+The same steps as create_invoice.py, with one difference: a refusal of one item ends them all. Whole batches come one at
+a time, take turns with the others at DECIDE, and wait for a busy counter as a lane does.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ import asyncio
 from collections.abc import Sequence
 
 from invochain.chassis import clock
+from invochain.chassis.batch import let_the_next_begin
 from invochain.chassis.call import Call, reply_all
 from invochain.chassis.isolate import run_isolating_poison
 from invochain.chassis.postgres import CommitUnknown
@@ -27,7 +29,7 @@ async def create_all_or_nothing(room: InvoiceRoom, calls: list[Call]) -> None:
     """Issue all invoices of a batch, or none.
 
     On any refusal nothing is issued: the refused items get their reason, the others BatchRefused, which is retryable.
-    Answers every call. Lives in a task of its own: a caller who hangs up cancels nothing (PROTOCOL 3).
+    Answers every call. Its task is not the caller's: one who hangs up cancels nothing (PROTOCOL 3).
     """
     try:
         async with asyncio.timeout(room.task_life_s):
@@ -70,7 +72,6 @@ async def _issue_whole(room: InvoiceRoom, work: Work, at: list[int]) -> None:
             work.refuse(position, SagaAborted())
         for position in work.busy:
             work.refuse(position, ConcurrentRequest())
-        open_ = [p for p in open_ if work.in_time(p)]
         if _any_refused(work.calls):
             await attempts.refuse_whole(room, work, open_, {})
         elif open_:
@@ -82,7 +83,7 @@ async def _issue_whole(room: InvoiceRoom, work: Work, at: list[int]) -> None:
 
 async def _decide_whole(room: InvoiceRoom, work: Work, at: list[int]) -> None:
     try:
-        verdict = await decide.decide(room, work, at, whole=True, wait=True)
+        verdict = await _decide_in_turn(room, work, at)
     except decide.NotWhole as not_whole:
         await attempts.refuse_whole(room, work, at, not_whole.refusals)
     except CommitUnknown:
@@ -90,6 +91,28 @@ async def _decide_whole(room: InvoiceRoom, work: Work, at: list[int]) -> None:
     else:
         for position in verdict.again:
             work.refuse(position, SagaAborted())
+
+
+async def _decide_in_turn(room: InvoiceRoom, work: Work, at: list[int]) -> decide.Verdict:
+    """DECIDE, taking turns with the batches of single requests; once more where a counter is busy, to wait for it."""
+    try:
+        async with room.deciding:
+            _insist_on_time(work, at)
+            return await decide.decide(room, work, at, whole=True)
+    except decide.SeriesBusy:
+        let_the_next_begin()
+    # Of the connections that may wait for a counter whole batches take one, so that they leave lanes the others.
+    async with room.whole_turn, room.lane_turns:
+        _insist_on_time(work, at)
+        await with_series(room, work, at, wait=True)
+        _insist_on_time(work, at)
+        return await decide.decide(room, work, at, whole=True, wait=True)
+
+
+def _insist_on_time(work: Work, at: list[int]) -> None:
+    """Whoever has too little time left, or was refused meanwhile, ends the batch."""
+    if not all(work.in_time(position) for position in at):
+        raise decide.NotWhole({})
 
 
 def _any_refused(calls: Sequence[Call]) -> bool:

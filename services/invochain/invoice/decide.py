@@ -53,11 +53,15 @@ class NotWhole(Exception):
         self.refusals = dict(refusals)
 
 
+class SeriesBusy(Exception):
+    """A counter of an all_or_nothing batch is another's just now, or not made yet: nothing was done."""
+
+
 async def decide(room: InvoiceRoom, work: Work, at: list[int], *, wait: bool = False, whole: bool = False) -> Verdict:
     """Settle the fate of every draft in one transaction, then answer.
 
-    `wait`: wait for a busy counter instead of leaving its items. `whole`: all or none; raises NotWhole and commits
-    nothing. Raises CommitUnknown when it is not known whether COMMIT went through.
+    `wait`: wait for a busy counter instead of leaving its items. `whole`: all or none; raises NotWhole, or SeriesBusy
+    where it does not wait, and commits nothing. Raises CommitUnknown when it is not known whether COMMIT went through.
     """
     verdict = Verdict()
     losers: dict[int, Standing] = {}
@@ -65,6 +69,8 @@ async def decide(room: InvoiceRoom, work: Work, at: list[int], *, wait: bool = F
         at, verdict.busy, exhausted = await lock_series(tx, work, at, wait=wait)
         if whole and exhausted:
             raise NotWhole(exhausted)
+        if whole and verdict.busy and not wait:
+            raise SeriesBusy()
         won = await _claim(tx, work, at)
         if lost := sorted(set(at) - set(won)):
             losers, verdict.other_day, verdict.unclear = await _read_losers(tx, work, lost)

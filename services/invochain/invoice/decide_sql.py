@@ -158,6 +158,19 @@ ON CONFLICT DO NOTHING
 """,
 )
 
+# The names of its items that nobody else holds.
+LOCK_FREE_NAMES_ALONE = Sql(
+    "series_lock_free_names",
+    """
+SELECT name.bucket
+FROM unnest($1::int[], $2::int[]) AS name (space, bucket)
+WHERE pg_try_advisory_xact_lock(name.space, name.bucket)
+""",
+)
+
+# For the rest of the transaction.
+WAIT_SHORTLY = Sql("wait_shortly", "SELECT set_config('lock_timeout', $1, true)")
+
 LOCK_NAMES_ALONE = Sql(
     "series_lock_names",
     """

@@ -1,7 +1,8 @@
 """Lanes: what is busy is waited for beside the batches, so that it delays nobody else (PROTOCOL 9).
 
-A busy series has a lane of its own, in which its items are decided together. Whose stock row is busy waits in the
-inventory's lane; here its hold is asked for again until the row was free or the caller's time is over.
+A busy series has a lane of its own, in which its items are decided together; so has one whose counter cannot be made
+just now. Whose stock row is busy waits in the inventory's lane; here its hold is asked for again until the row was free
+or the caller's time is over.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from invochain.chassis.isolate import run_isolating_poison
 from invochain.errors import DeadlineTooShort, InternalError, Refusal, SagaAborted
 from invochain.invoice import decide
 from invochain.invoice.check_invoices import check
+from invochain.invoice.number_series import with_series
 from invochain.invoice.room import InvoiceRoom, SeriesKey, Waiting
 from invochain.invoice.work import Work, unchecked
 
@@ -80,7 +82,7 @@ async def _run_lane(room: InvoiceRoom, key: SeriesKey, on_another_day: OnAnother
 
 
 async def _one_lane_batch(room: InvoiceRoom, waiting: Sequence[Waiting], on_another_day: OnAnotherDay) -> None:
-    """One transaction that waits for the counter."""
+    """One transaction that waits for the counter, after the one that makes it."""
 
     async def settle(room: InvoiceRoom, work: Work, at: list[int]) -> list[Call]:
         # Of the series of another financial year, answered by that lane.
@@ -93,7 +95,9 @@ async def _one_lane_batch(room: InvoiceRoom, waiting: Sequence[Waiting], on_anot
             for day, positions_of_day in verdict.other_day.items():
                 handed.extend(await on_another_day(room, work, positions_of_day, day))
 
-        await run_isolating_poison(at, one_transaction, work.fail)
+        # Of a merchant's first series the counter may not be there yet.
+        if at := [p for p in await with_series(room, work, at, wait=True) if work.in_time(p)]:
+            await run_isolating_poison(at, one_transaction, work.fail)
         return handed
 
     await _once_more(room, waiting, settle)

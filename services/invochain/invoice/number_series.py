@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import asyncio
+import random
 from collections.abc import Mapping, Sequence
+from typing import TypeAlias
 
 import asyncpg
 
+from invochain.chassis import clock
 from invochain.chassis.ids import Id
 from invochain.chassis.isolate import run_isolating_poison
-from invochain.chassis.postgres import Tx
+from invochain.chassis.postgres import LOCK_TIMEOUT_MS, Tx
 from invochain.errors import Refusal, invalid
 from invochain.invoice import decide_sql as sql
 from invochain.invoice.invoice import DOC_TYPE
@@ -19,15 +23,34 @@ from invochain.invoice.work import Work
 # INV/2627/00001; more digits when they are needed.
 COUNTER_DIGITS = 5
 NUMBER_CHARS_MAX = 16
+# Who writes own numbers queues behind one who wants them to hold still: so he does not queue for long at a time.
+NAMES_PATIENCE_MS = 100
+NAMES_PAUSE_S = (0.02, 0.1)
+
+OfSeries: TypeAlias = dict[SeriesKey, list[int]]
+"""Positions by the series that numbers them."""
 
 
-async def with_series(room: InvoiceRoom, work: Work, at: list[int]) -> list[int]:
-    """Sees to it that the counter rows are there; answers those that cannot have one. A busy merchant delays nobody."""
+async def with_series(room: InvoiceRoom, work: Work, at: list[int], *, wait: bool = False) -> list[int]:
+    """Makes the counter rows that are missing; answers the items that cannot have one, and returns the others.
+
+    A merchant whose own numbers are being written just now keeps a first series waiting. It is not made then, so that
+    DECIDE finds its counter busy and its items go on in their lane, which delays nobody else. There, with `wait`, it is
+    waited for as long as for a row that is locked.
+    """
+    give_up = clock.monotonic() + LOCK_TIMEOUT_MS / 1_000
     new = _without_series(room, work, at)
     ready = set(at) - set(new)
 
     async def one_transaction(positions: Sequence[int]) -> None:
-        ready.update(await _make_series(room, work, list(positions)))
+        while True:
+            try:
+                ready.update(await _make_series(room, work, list(positions), wait=wait))
+                return
+            except asyncpg.LockNotAvailableError:
+                if clock.monotonic() > give_up:
+                    raise
+            await asyncio.sleep(random.uniform(*NAMES_PAUSE_S))
 
     if new:
         await run_isolating_poison(new, one_transaction, work.fail)
@@ -39,32 +62,48 @@ def _without_series(room: InvoiceRoom, work: Work, at: list[int]) -> list[int]:
     return [p for key, positions in _by_series(work, at).items() if key not in room.series for p in positions]
 
 
-async def _make_series(room: InvoiceRoom, work: Work, at: list[int]) -> list[int]:
+async def _make_series(room: InvoiceRoom, work: Work, at: list[int], *, wait: bool) -> list[int]:
     """Makes counter rows that are missing, in a transaction of their own (a first upsert would block rivals).
 
     Refuses items whose series has a prefix that the merchant's own numbers use; returns the rest.
     """
     unknown = {key: p for key, p in _by_series(work, at).items() if key not in room.series}
-    if not unknown:
-        return at
-    names = sorted({(NUMBERS_OF_MERCHANT, bucket(key[0])) for key in unknown})
-    columns = _series_columns(unknown)
     async with room.postgres.transaction() as tx:
-        await tx.execute(sql.LOCK_NAMES_ALONE, [space for space, _ in names], [name for _, name in names])
-        await tx.execute(sql.MAKE_SERIES, *columns, DOC_TYPE)
-        rows = await tx.fetch(sql.READ_SERIES, *columns, DOC_TYPE)
-    there = {_series_of(row) for row in rows}
+        # Most were made long ago: this process has not met them yet.
+        there = await _read_series(tx, unknown)
+        missing = {key: p for key, p in unknown.items() if key not in there}
+        makes = await _lock_names(tx, missing, wait=wait) if missing else {}
+        if makes:
+            await tx.execute(sql.MAKE_SERIES, *_series_columns(makes), DOC_TYPE)
+            there |= await _read_series(tx, makes)
     room.series |= there
-    refused = {p: key for key, positions in unknown.items() if key not in there for p in positions}
+    refused = {p: key for key, positions in makes.items() if key not in there for p in positions}
     for position, key in refused.items():
         words = f"numbers that begin with {key[3]} were given by the merchant; another series or own numbers are wanted"
         work.refuse(position, invalid("invoice.series", "SERIES_PREFIX_USED", words))
     return [p for p in at if p not in refused]
 
 
+async def _lock_names(tx: Tx, missing: OfSeries, *, wait: bool) -> OfSeries:
+    """Keeps the merchants of missing series from writing numbers of their own; returns the series that may be made."""
+    names = sorted({(NUMBERS_OF_MERCHANT, bucket(key[0])) for key in missing})
+    columns = [space for space, _ in names], [name for _, name in names]
+    if wait:
+        await tx.execute(sql.WAIT_SHORTLY, f"{NAMES_PATIENCE_MS}ms")
+        await tx.execute(sql.LOCK_NAMES_ALONE, *columns)
+        return missing
+    locked = {row["bucket"] for row in await tx.fetch(sql.LOCK_FREE_NAMES_ALONE, *columns)}
+    return {key: positions for key, positions in missing.items() if bucket(key[0]) in locked}
+
+
+async def _read_series(tx: Tx, of_series: OfSeries) -> set[SeriesKey]:
+    """Those of the series whose counter row is there."""
+    return {_series_of(row) for row in await tx.fetch(sql.READ_SERIES, *_series_columns(of_series), DOC_TYPE)}
+
+
 async def lock_series(
     tx: Tx, work: Work, at: list[int], *, wait: bool
-) -> tuple[list[int], dict[SeriesKey, list[int]], dict[int, Refusal]]:
+) -> tuple[list[int], OfSeries, dict[int, Refusal]]:
     """Locks the counters of server-numbered items; returns what goes on, what a busy counter holds up, and what finds
     no number left (16 characters are the law's limit, RULES G13)."""
     of_series = _by_series(work, at)
@@ -96,11 +135,11 @@ async def take_numbers(tx: Tx, work: Work, won: list[int]) -> list[str]:
     return [numbers[p] for p in won]
 
 
-def _by_series(work: Work, at: list[int]) -> dict[SeriesKey, list[int]]:
+def _by_series(work: Work, at: list[int]) -> OfSeries:
     """The items whose number the server gives, by their series, in the order of the keys."""
     if work.series is None:
         work.series = _series_of_drafts(work)
-    of_series: dict[SeriesKey, list[int]] = {}
+    of_series: OfSeries = {}
     for position in at:
         if key := work.series.get(position):
             of_series.setdefault(key, []).append(position)

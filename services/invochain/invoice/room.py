@@ -48,7 +48,7 @@ class InvoiceRoom:
     task_life_s: float = TASK_LIFE_S
     # Where operators' lists look for unread events; empty: they say that they did not.
     broker_url: str = ""
-    # Held by the batch that decides (create_invoice.issue).
+    # Held by the batch that decides (create_invoice.issue, all_or_nothing.py).
     deciding: asyncio.Lock = field(default_factory=asyncio.Lock)
     # Series whose counter row is known to exist.
     series: set[SeriesKey] = field(default_factory=set)
@@ -56,6 +56,8 @@ class InvoiceRoom:
     lanes: dict[SeriesKey, list[Waiting]] = field(default_factory=dict)
     # A lane that waits for its row holds a connection: so many may do so at once.
     lane_turns: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(1))
+    # Held by the all_or_nothing batch that waits for its row.
+    whole_turn: asyncio.Lock = field(default_factory=asyncio.Lock)
     _tasks: set[asyncio.Task[None]] = field(default_factory=set)
 
     def spawn(self, work: Coroutine[Any, Any, None]) -> None:

@@ -84,6 +84,8 @@ def connections(batch_slots: int) -> dict[str, int]:
     return {
         # One that decides beside one that has its refusals recorded.
         "creations": batch_slots + 1,
+        # Beside the one that decides, whose turn it takes: one that reads its rows, or has its refusals recorded.
+        "a batch of all or nothing": 1,
         "actions": batch_slots,
         "a lane": 1,
         "reads and what waits for another service": 2,

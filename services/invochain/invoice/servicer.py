@@ -32,6 +32,8 @@ from invochain.invoice.room import InvoiceRoom
 from invochain.invoice.validate_invoice import validate_invoice
 
 BATCH_ITEMS_MAX = 500
+# Batches of all or nothing that may wait: about what is issued while a caller waits, in batches of that size.
+WHOLE_WAITING_MAX = 32
 TOKEN = "x-consistency-token"
 SELLERS = ("ISSUER",)
 BUYERS = ("APPROVER",)
@@ -51,11 +53,17 @@ class InvoiceServicer:
         }
         self._creating = Collector("create_invoice", lambda calls: create_invoices(room, calls), **limits)
         self._moving = Collector("move_invoice", self._move_all, **limits)
+        # Each of its calls is a batch that is never cut, and goes alone.
+        self._creating_whole = Collector(
+            "create_all_or_nothing", self._create_whole, slots=1, items_max=1, waiting_max=WHOLE_WAITING_MAX
+        )
+        self._items_of: dict[Call, list[Call]] = {}
         self._wishes: dict[Call, Wish] = {}
 
     async def drain(self) -> None:
         """Answers what was taken."""
         await self._creating.drain()
+        await self._creating_whole.drain()
         await self._moving.drain()
         await self._room.drain()
 
@@ -71,7 +79,7 @@ class InvoiceServicer:
         if all_or_nothing:
             if len({key for _, key in items}) != len(items):
                 raise invalid("items", "KEY_REPEATED", "found a key twice; every item brings a key of its own")
-            self._room.spawn(create_all_or_nothing(self._room, calls))
+            await self._all_or_nothing(call, calls)
         else:
             self._create(calls)
         results = []
@@ -142,14 +150,32 @@ class InvoiceServicer:
         return await cancel_operation(self._room, call, request)
 
     def _create(self, calls: list[Call]) -> None:
-        """Joins the creations that wait; each is counted when its answer is there, whoever waits for it."""
-        for call in calls:
-            call.answer.add_done_callback(partial(_count, call))
+        """Joins the creations that wait."""
+        _count_all(calls)
         try:
             self._creating.put(calls)
         except Refusal as refusal:
             reply_all(calls, refusal)
             raise
+
+    async def _all_or_nothing(self, call: Call, items: list[Call]) -> None:
+        """Has the items of a batch issued whole or not at all; returns when they are answered."""
+        _count_all(items)
+        self._items_of[call] = items
+        try:
+            await self._creating_whole.submit(call)
+        except Refusal as refusal:
+            reply_all(items, refusal)
+            raise
+        finally:
+            self._items_of.pop(call, None)
+
+    async def _create_whole(self, calls: list[Call]) -> None:
+        for call in calls:
+            # A caller that hung up while he waited has taken his items along: they were not begun.
+            if items := self._items_of.get(call):
+                await create_all_or_nothing(self._room, items)
+            call.reply(b"")
 
     def _split(self, call: Call) -> tuple[list[tuple[bytes, str]], bool]:
         """The items of a batch; refuses one without a key, or with one outside the grammar, by its position."""
@@ -195,6 +221,12 @@ class InvoiceServicer:
     async def _move_all(self, calls: list[Call]) -> Collection[Call]:
         # Whose time ran out meanwhile has taken his wish along: it was not begun.
         return await move_invoices(self._room, [self._wishes[call] for call in calls if call in self._wishes])
+
+
+def _count_all(calls: Sequence[Call]) -> None:
+    """Has creations counted, each when its answer is there, whoever waits for it."""
+    for call in calls:
+        call.answer.add_done_callback(partial(_count, call))
 
 
 def _count(call: Call, answer: asyncio.Future[bytes]) -> None:

@@ -8,7 +8,8 @@ import pytest
 from prometheus_client import REGISTRY
 
 from invochain.api.invoice.v1 import invoice_service_pb2 as pb
-from tests.integration.invoice.probes import decision_of, flush, hold_states, row_counts
+from invochain.invoice.servicer import WHOLE_WAITING_MAX
+from tests.integration.invoice.probes import decision_of, flush, hold_states, outcome, row_counts
 from tests.integration.invoice.test_neighbours import locked, room_of
 from tests.kit.market import Market, Refused, Trader, fresh_key
 
@@ -184,6 +185,7 @@ class TestABatch:
         assert refusal.code == "PERMISSION_DENIED"
 
 
+WAITERS = "SELECT 1 FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'"
 COUNTERS = "SELECT 1 FROM number_series WHERE merchant_id = $1::text::uuid FOR UPDATE"
 
 
@@ -216,7 +218,7 @@ class TestTheMetricsOfCreations:
                 request, metadata=[("authorization", f"Bearer {seller.token}")], timeout=10
             )
             waits = asyncio.ensure_future(_ended(pending))
-            await market.until(lambda: lane_of(market, items=3))
+            await market.until(lambda: under_way(market, items=3))
             pending.cancel()
             await waits
 
@@ -225,12 +227,6 @@ class TestTheMetricsOfCreations:
 
         await market.until(all_counted)
         assert await invoices_of(market, seller) == 4
-
-
-async def lane_of(market: Market, *, items: int) -> bool:
-    """Whether a lane was given so many items, or has them under way."""
-    room = room_of(market)
-    return bool(room.lanes) and len(room.outcomes._under_way) == items
 
 
 def issued_so_far() -> tuple[float, float]:
@@ -375,6 +371,97 @@ class TestAllOrNothing:
         await market.until(all_there)
         assert await invoices_of(market, seller) == 4
         await stock_is(market, seller, 4)
+
+    async def test_waits_for_a_busy_series_without_keeping_others_from_theirs(self, market, seller, buyer):
+        """Sixteen batches of a series that another session holds: meanwhile another merchant is served, one by one and
+        in batches of his own. Then each of the sixteen is whole, or told to come again; and comes."""
+        other = await market.register("27")
+        request = market.invoice(buyer, market.line(1, sku=""))
+        for who in (seller, other):
+            await market.issue(who, request)
+        wholes = [[item(request) for _ in range(5)] for _ in range(16)]
+        async with locked(market, COUNTERS, seller.merchant.merchant_id):
+            asking = [asyncio.create_task(all_or_none(market, seller, items)) for items in wholes]
+            await market.until(lambda: under_way(market, items=8 * 5))
+            await market.until(lambda: market.sql("invoice", WAITERS))
+            for _ in range(5):
+                told = await asyncio.gather(all_or_none(market, other, [item(request)]), market.issue(other, request))
+                assert told[0] == {""}
+                assert len(await market.sql("invoice", WAITERS)) <= 1
+            assert not any(one.done() for one in asking), "void: nothing waited"
+        assert set().union(*await asyncio.gather(*asking)) <= {"", *RETRYABLE}
+
+        async def all_there() -> bool:
+            told = [await all_or_none(market, seller, items) for items in wholes]
+            return told == [{""}] * 16
+
+        await market.until(all_there)
+        assert await invoices_of(market, seller) == 1 + 16 * 5
+
+    async def test_beside_many_others_is_issued_whole_and_keeps_no_single_one_waiting(self, market, seller, buyer):
+        """Sixteen batches of one series at once, stock and all, beside single creations of another merchant: those are
+        all issued, within the time that a caller has."""
+        other = await market.register("27")
+        await market.stock_up(seller, units=1_000)
+        await market.issue(other, market.invoice(buyer, market.line(1, sku="")))
+        wholes = [[item(market.invoice(buyer, market.line(1))) for _ in range(20)] for _ in range(16)]
+        asking = [asyncio.create_task(all_or_none(market, seller, items)) for items in wholes]
+        while not all(one.done() for one in asking):
+            single = await outcome(
+                market, market.invoices.CreateInvoice, market.invoice(buyer, market.line(1, sku="")), other
+            )
+            assert isinstance(single, pb.Invoice), single
+        assert set().union(*await asyncio.gather(*asking)) <= {"", *RETRYABLE}
+
+        async def all_there() -> bool:
+            return [await all_or_none(market, seller, items) for items in wholes] == [{""}] * 16
+
+        await market.until(all_there)
+        await stock_is(market, seller, 320)
+
+    async def test_is_refused_when_too_many_wait(self, market, seller, buyer):
+        """One has its turn and so many wait: the next is told at once, and nothing of it is begun."""
+        await market.issue(seller, request := market.invoice(buyer, market.line(1, sku="")))
+        asking = []
+        async with room_of(market).deciding:
+            for in_turn, wait in ((1, 0), (1, WHOLE_WAITING_MAX)):
+                while len(asking) < in_turn + wait:
+                    asking.append(asyncio.create_task(all_or_none(market, seller, [item(request)])))
+                await market.until(lambda expected=(in_turn, wait): queue_is(market, *expected))
+            assert await all_or_none(market, seller, [item(request, key := fresh_key())]) == {"BULKHEAD_FULL"}
+        assert set().union(*await asyncio.gather(*asking)) <= {"", *RETRYABLE}
+        assert await decision_of(market, seller, key) == ("", 0, "")
+
+
+# What ends with one of these may be repeated with the same keys.
+RETRYABLE = {
+    "BATCH_REFUSED",
+    "BULKHEAD_FULL",
+    "CONCURRENT_REQUEST",
+    "DEADLINE_TOO_SHORT",
+    "DEPENDENCY_DOWN",
+    "SAGA_ABORTED",
+}
+
+
+async def all_or_none(market: Market, who: Trader, items: list[pb.BatchCreateInvoicesItem]) -> set[str]:
+    """What a batch of all or nothing was told: {""} if all are issued; never some of them."""
+    request = pb.BatchCreateInvoicesRequest(items=items, all_or_nothing=True)
+    answer = await outcome(market, market.invoices.BatchCreateInvoices, request, who, None)
+    told = {answer.reason} if isinstance(answer, Refused) else set(reasons(answer.results))
+    assert told == {""} or "" not in told
+    return told
+
+
+async def under_way(market: Market, *, items: int) -> bool:
+    """Whether so many items have begun and are not answered, or more."""
+    return len(room_of(market).outcomes._under_way) >= items
+
+
+async def queue_is(market: Market, in_turn: int, waiting: int) -> bool:
+    _server, running = market.running["invoice"]
+    queue = running.servicers[0]._creating_whole
+    return (len(queue._running), len(queue._waiting)) == (in_turn, waiting)
 
 
 async def _ended(pending) -> None:

@@ -14,7 +14,7 @@ from invochain.chassis import clock
 from invochain.chassis.call import Call, Principal
 from invochain.chassis.ids import new_id
 from invochain.errors import DependencyDown
-from invochain.invoice import decide, lanes, name_locks
+from invochain.invoice import decide, lanes, name_locks, number_series
 from invochain.invoice.all_or_nothing import create_all_or_nothing
 from invochain.invoice.create_invoice import create_invoices
 from invochain.invoice.room import InvoiceRoom
@@ -167,6 +167,8 @@ class TestAStockRow:
 
 class TestASeries:
     LOCK = "SELECT 1 FROM number_series WHERE merchant_id = $1::text::uuid FOR UPDATE"
+    # As whoever writes an invoice with a number of the merchant's own.
+    NAMES = "SELECT pg_advisory_xact_lock_shared(1, $1)::text"
 
     async def test_that_is_busy_delays_nobody_else(self, market, seller, buyer):
         """One merchant's counter is held by another session: his invoice waits in its lane, the other's is issued."""
@@ -190,16 +192,40 @@ class TestASeries:
         assert (refusal.code, refusal.reason) == ("UNAVAILABLE", "DEPENDENCY_DOWN")
         assert (await market.issue(seller, request, key)).number == "INV/2627/00002"
 
-    async def test_of_whose_names_are_locked_delays_nobody_else(self, market, seller, buyer):
-        """Making a first counter row waits for the merchant's own numbers under way; a neighbour does not wait."""
-        other = await market.register("27")
+    async def test_that_cannot_be_made_yet_delays_nobody_else(self, market, seller, buyer):
+        """A first series waits for its merchant's own numbers under way: issued are meanwhile who has a series, and
+        who begins one; and once the names are free, the one that waited."""
+        other, newcomer = await market.register("27"), await market.register("27")
+        while name_locks.bucket(newcomer.merchant_id) == name_locks.bucket(seller.merchant_id):
+            newcomer = await market.register("27")
         await market.issue(other, market.invoice(buyer, market.line(1, sku="")))
-        bucket = name_locks.bucket(seller.merchant_id)
+        request = market.invoice(buyer, market.line(1, sku=""))
+        mine, theirs, first = (call_of(who.merchant_id, request) for who in (seller, other, newcomer))
+        async with locked(market, self.NAMES, name_locks.bucket(seller.merchant_id)):
+            handed_over = await create_invoices(room_of(market), [mine, theirs, first])
+            assert [(await told(call)).number for call in (theirs, first)] == ["INV/2627/00002", "INV/2627/00001"]
+            assert (list(handed_over), mine.answer.done()) == ([mine], False)
+        assert (await asyncio.wait_for(told(mine), 5)).number == "INV/2627/00001"
+
+    async def test_that_cannot_be_made_for_long_is_told_as_retryable(self, market, seller, buyer):
+        """The names stay locked for longer than the lock time-out: UNAVAILABLE; afterwards the same key issues."""
+        key, request = fresh_key(), market.invoice(buyer, market.line(1))
+        async with locked(market, self.NAMES, name_locks.bucket(seller.merchant_id)):
+            refusal = await outcome(market, market.invoices.CreateInvoice, request, seller, key)
+        assert (refusal.code, refusal.reason) == ("UNAVAILABLE", "DEPENDENCY_DOWN")
+        assert (await market.issue(seller, request, key)).number == "INV/2627/00001"
+
+    async def test_that_waits_to_be_made_keeps_no_own_number_waiting(self, market, seller, buyer, monkeypatch):
+        """Nor fails it: the merchant's own numbers are issued while another of them is being written. One of them has
+        the prefix of the series, which is refused then as it would have been at once."""
+        monkeypatch.setattr(number_series, "LOCK_TIMEOUT_MS", 4_000)
         mine = call_of(seller.merchant_id, market.invoice(buyer, market.line(1, sku="")))
-        theirs = call_of(other.merchant_id, market.invoice(buyer, market.line(1, sku="")))
-        async with locked(market, "SELECT pg_advisory_xact_lock_shared(1, $1)::text", bucket):
-            results = await batch(market, mine, theirs)
-        assert (results[0], results[1].number) == ("DEPENDENCY_DOWN", "INV/2627/00002")
+        async with locked(market, self.NAMES, name_locks.bucket(seller.merchant_id)):
+            await create_invoices(room_of(market), [mine])
+            for number in ("A/1", "A/2", "INV/2627/7"):
+                await market.issue(seller, market.invoice(buyer, market.line(1, sku=""), number=number))
+            assert not mine.answer.done(), "void: it did not wait"
+        assert await asyncio.wait_for(told(mine), 5) == "VALIDATION_FAILED"
 
     async def test_whose_second_look_refuses_a_request_frees_its_key(self, market, seller, buyer, monkeypatch):
         """In its lane a request is checked again; refused there, its key is not under way for ever."""

@@ -60,8 +60,8 @@ class TestAtTheStart:
     @pytest.mark.parametrize(
         ("service", "room", "size", "slots", "least"),
         [
-            (invoice_service, "invoice", 4, 1, 6),
-            (invoice_service, "invoice", 8, 3, 10),
+            (invoice_service, "invoice", 4, 1, 7),
+            (invoice_service, "invoice", 8, 3, 11),
             (inventory_service, "inventory", 5, 1, 6),
             (inventory_service, "inventory", 8, 4, 9),
         ],
