@@ -9,6 +9,7 @@ from contextlib import asynccontextmanager
 import asyncpg
 import pytest
 
+from invochain import core
 from invochain.api.invoice.v1 import invoice_service_pb2 as pb
 from invochain.chassis import clock
 from invochain.chassis.call import Call, Principal
@@ -17,6 +18,7 @@ from invochain.errors import DependencyDown
 from invochain.invoice import decide, lanes, name_locks, number_series
 from invochain.invoice.all_or_nothing import create_all_or_nothing
 from invochain.invoice.create_invoice import create_invoices
+from invochain.invoice.inventory_port import Hold
 from invochain.invoice.room import InvoiceRoom
 from tests.integration.invoice.probes import age_holds, decision_of, hold_states, outcome, settle
 from tests.kit.market import Market, Refused, Trader, fresh_key
@@ -150,6 +152,11 @@ class TestAStockRow:
         assert (await asyncio.wait_for(told(mine), 5)).number == "INV/2627/00002"
         assert (await market.stock(seller))[1] == 1
 
+    async def test_may_be_given_back_by_more_requests_than_one_call_takes(self, market, seller):
+        """A batch of requests with several earlier attempts each frees all of these before it asks again."""
+        earlier = [Hold(seller.merchant_id, new_id(), 1, bytes(32)) for _ in range(core.HOLDS_MAX + 1)]
+        assert await room_of(market).inventory.release_first(earlier, time_left_s=4.8) == [""] * len(earlier)
+
     async def test_that_is_busy_refuses_a_whole_batch_as_one_to_be_repeated(self, market, seller, buyer):
         """All or nothing: nobody else waits with it, so it is told at once, and the same keys issue afterwards."""
         keys = fresh_key(), fresh_key()
@@ -206,6 +213,16 @@ class TestASeries:
             assert [(await told(call)).number for call in (theirs, first)] == ["INV/2627/00002", "INV/2627/00001"]
             assert (list(handed_over), mine.answer.done()) == ([mine], False)
         assert (await asyncio.wait_for(told(mine), 5)).number == "INV/2627/00001"
+
+    async def test_that_this_process_has_not_met_waits_for_nobody(self, market, seller, buyer):
+        """Its counter was made before this process began, or by another one: no name is locked to find that out."""
+        request = market.invoice(buyer, market.line(1, sku=""))
+        await market.issue(seller, request)
+        room_of(market).series.clear()
+        async with locked(market, self.NAMES, name_locks.bucket(seller.merchant_id)):
+            mine = call_of(seller.merchant_id, request)
+            assert await create_invoices(room_of(market), [mine]) == []
+            assert (await told(mine)).number == "INV/2627/00002"
 
     async def test_that_cannot_be_made_for_long_is_told_as_retryable(self, market, seller, buyer):
         """The names stay locked for longer than the lock time-out: UNAVAILABLE; afterwards the same key issues."""
