@@ -56,7 +56,9 @@ async def serve(name: str, start: Callable[[Settings], Awaitable[Running]], addr
     notify("READY=1")
     async with beating():
         await stop.wait()
-        notify("STOPPING=1")
+        with suppress(OSError):
+            # Whoever watches may be gone or stand still; what was taken is answered all the same.
+            notify("STOPPING=1", socket.MSG_DONTWAIT)
         events.info("draining")
         await server.drain()
         await running.close()

@@ -65,7 +65,7 @@ class Settings(BaseSettings):
 
     # Connections of a process: its handlers; of the workers' process, each kind of loop. What is too small for the
     # batches, or more than the database grants, is refused at the start (chassis/pools.py).
-    pool_size: int = Field(8, ge=2, le=200)
+    pool_size: int = Field(9, ge=2, le=200)
     background_pool_size: int = Field(3, ge=2, le=50)
 
     # Group commit: batches in flight a process, items a batch (PROTOCOL 9). One is best where the services share few

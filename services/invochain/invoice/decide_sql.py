@@ -158,6 +158,24 @@ ON CONFLICT DO NOTHING
 """,
 )
 
+# Of series that are not made yet: those whose prefix the merchant's own numbers use, which they never cease to do.
+PREFIXES_USED = Sql(
+    "series_prefixes_used",
+    """
+SELECT asked.merchant_id, asked.seller_gstin, asked.financial_year, asked.prefix
+FROM unnest($1::uuid[], $2::text[], $3::text[], $4::text[])
+    AS asked (merchant_id, seller_gstin, financial_year, prefix)
+WHERE EXISTS (
+    SELECT FROM invoice
+    WHERE invoice.merchant_id = asked.merchant_id
+        AND invoice.seller_gstin = asked.seller_gstin
+        AND invoice.doc_type = $5
+        AND invoice.financial_year = asked.financial_year
+        AND starts_with(invoice.number_key, asked.prefix)
+)
+""",
+)
+
 # The names of its items that nobody else holds.
 LOCK_FREE_NAMES_ALONE = Sql(
     "series_lock_free_names",

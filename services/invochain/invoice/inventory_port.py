@@ -16,7 +16,7 @@ from invochain.api.inventory.v1 import inventory_service_pb2 as api
 from invochain.api.inventory.v1.inventory_service_pb2_grpc import InventoryServiceStub
 from invochain.api.operator.v1 import operator_service_pb2 as operator_api
 from invochain.api.operator.v1.operator_service_pb2_grpc import OperatorServiceStub
-from invochain.chassis import faults
+from invochain.chassis import clock, faults
 from invochain.chassis.breaker import OPEN_S, Breaker
 from invochain.chassis.channel import Channel, RawChannel
 from invochain.chassis.ids import Id, from_text, to_text
@@ -108,11 +108,15 @@ class InventoryPort:
     async def release_first(self, holds: Sequence[Hold], *, time_left_s: float) -> list[str]:
         """`release` for a caller who waits for it: through bulkhead and breaker, and no longer than a Reserve."""
         reasons: list[str] = []
+        until = clock.monotonic() + time_left_s
         # Several earlier attempts of each request may be more than one call takes.
         for start in range(0, len(holds), core.HOLDS_MAX):
             some = holds[start : start + core.HOLDS_MAX]
             reasons += await self._target.ask(
-                partial(self.release, some), timeout_s=RESERVE_TIMEOUT_S, time_left_s=time_left_s, items=len(some)
+                partial(self.release, some),
+                timeout_s=RESERVE_TIMEOUT_S,
+                time_left_s=until - clock.monotonic(),
+                items=len(some),
             )
         return reasons
 

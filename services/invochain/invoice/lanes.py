@@ -12,9 +12,10 @@ import random
 from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from typing import TypeAlias
 
-from invochain.chassis.call import Call, reply_all
+from invochain.chassis.call import Call
 from invochain.chassis.isolate import run_isolating_poison
-from invochain.errors import DeadlineTooShort, InternalError, Refusal, SagaAborted
+from invochain.chassis.postgres import PASSING
+from invochain.errors import DeadlineTooShort, DependencyDown, InternalError, Refusal, SagaAborted
 from invochain.invoice import decide
 from invochain.invoice.check_invoices import check
 from invochain.invoice.number_series import with_series
@@ -103,14 +104,23 @@ async def _one_lane_batch(room: InvoiceRoom, waiting: Sequence[Waiting], on_anot
     await _once_more(room, waiting, settle)
 
 
+def _told(error: Exception, call: Call) -> Refusal:
+    if isinstance(error, Refusal):
+        return error
+    return DependencyDown("the database") if isinstance(error, PASSING) else InternalError(call.request_id)
+
+
 async def _once_more(room: InvoiceRoom, waiting: Sequence[Waiting], steps: Steps) -> None:
     """Takes on what waited, and ends it. The requests are of several batches: one crossing makes them one."""
     calls = [one.call for one in waiting]
     try:
         work, live = await check(room, calls)
-    except Refusal as refusal:
-        reply_all(calls, refusal)
+    except Exception as error:
+        for call in calls:
+            call.refuse(_told(error, call))
         room.outcomes.settle(unchecked(calls), lambda _: None)
+        if not isinstance(error, (Refusal, *PASSING)):
+            raise
         return
     work.attempt = [one.attempt for one in waiting]
     work.held = {position for position, one in enumerate(waiting) if one.held}

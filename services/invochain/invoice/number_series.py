@@ -76,8 +76,13 @@ async def _make_series(room: InvoiceRoom, work: Work, at: list[int], *, wait: bo
         if makes:
             await tx.execute(sql.MAKE_SERIES, *_series_columns(makes), DOC_TYPE)
             there |= await _read_series(tx, makes)
+        refused_series = set(makes) - there
+        if held_up := {key: positions for key, positions in missing.items() if key not in makes}:
+            # Told now, while nothing is held for them: afterwards the key would be that of a request that holds stock.
+            rows = await tx.fetch(sql.PREFIXES_USED, *_series_columns(held_up), DOC_TYPE)
+            refused_series |= {_series_of(row) for row in rows}
     room.series |= there
-    refused = {p: key for key, positions in makes.items() if key not in there for p in positions}
+    refused = {p: key for key in refused_series for p in missing[key]}
     for position, key in refused.items():
         words = f"numbers that begin with {key[3]} were given by the merchant; another series or own numbers are wanted"
         work.refuse(position, invalid("invoice.series", "SERIES_PREFIX_USED", words))

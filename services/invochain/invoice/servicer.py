@@ -17,7 +17,7 @@ from invochain.chassis.rpc import key_refusal, rpc
 from invochain.chassis.settings import Settings
 from invochain.chassis.telemetry import INVOICE_ACTION, INVOICE_CREATED, INVOICE_CREATION_SECONDS
 from invochain.chassis.turn import turn
-from invochain.errors import FieldViolation, MalformedRequest, Refusal, ValidationFailed, invalid
+from invochain.errors import DeadlineTooShort, FieldViolation, MalformedRequest, Refusal, ValidationFailed, invalid
 from invochain.invoice.all_or_nothing import create_all_or_nothing
 from invochain.invoice.ask_gst import ask_gst
 from invochain.invoice.create_invoice import create_invoices
@@ -62,9 +62,7 @@ class InvoiceServicer:
 
     async def drain(self) -> None:
         """Answers what was taken."""
-        await self._creating.drain()
-        await self._creating_whole.drain()
-        await self._moving.drain()
+        await asyncio.gather(self._creating.drain(), self._creating_whole.drain(), self._moving.drain())
         await self._room.drain()
 
     @rpc(key=True, roles=SELLERS, collects=True)
@@ -168,12 +166,13 @@ class InvoiceServicer:
             reply_all(items, refusal)
             raise
         finally:
-            self._items_of.pop(call, None)
+            # Not begun, and nobody asks any more.
+            reply_all(self._items_of.pop(call, ()), DeadlineTooShort("before its batch was begun"))
 
     async def _create_whole(self, calls: list[Call]) -> None:
         for call in calls:
             # A caller that hung up while he waited has taken his items along: they were not begun.
-            if items := self._items_of.get(call):
+            if items := self._items_of.pop(call, None):
                 await create_all_or_nothing(self._room, items)
             call.reply(b"")
 
@@ -209,7 +208,11 @@ class InvoiceServicer:
         one.call.on_replay = self._date_replay
         self._wishes[one.call] = one
         one.call.answer.add_done_callback(partial(self._moved, one))
-        self._moving.put([one.call])
+        try:
+            self._moving.put([one.call])
+        except Refusal as refusal:
+            one.call.refuse(refusal)
+            raise
 
     def _moved(self, one: Wish, answer: asyncio.Future[bytes]) -> None:
         del self._wishes[one.call]

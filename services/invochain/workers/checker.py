@@ -56,7 +56,8 @@ class Checker:
         self._databases, self._letters, self._lag_s = databases, letters, lag_s
         self._rules = [rule for rule in rules if rule.probes]
         self._next = 0
-        self._looking: AsyncIterator[Found] | None = None
+        # A look that goes on in the next round, and what it has found so far.
+        self._looking: tuple[AsyncIterator[Found], Found | None] | None = None
         # Until when the newest page's pause lasts, perhaps for some rounds.
         self._rests_until = -math.inf
         self._log = log("workers")
@@ -75,9 +76,8 @@ class Checker:
 
     async def _look(self, rule: Rule, until: float) -> bool:
         """Looks on at one rule; True when that is done. A rule that cannot be looked at is left for the next sweep."""
-        found: Found | None = None
+        (looking, found), self._looking = self._looking or (look(self._databases, rule, self._lag_s), None), None
         try:
-            looking, self._looking = self._looking or look(self._databases, rule, self._lag_s), None
             while True:
                 started = clock.monotonic()
                 found = await anext(looking)
@@ -86,7 +86,7 @@ class Checker:
                     VIOLATIONS.labels(invariant=rule.name).set(found.violations)
                 self._rests_until = clock.monotonic() + PAUSES * (clock.monotonic() - started)
                 if not await self._rested(until):
-                    self._looking = looking
+                    self._looking = looking, found
                     return False
         except StopAsyncIteration:
             if found is not None:

@@ -244,13 +244,26 @@ class TestASeries:
             assert not mine.answer.done(), "void: it did not wait"
         assert await asyncio.wait_for(told(mine), 5) == "VALIDATION_FAILED"
 
-    async def test_whose_second_look_refuses_a_request_frees_its_key(self, market, seller, buyer, monkeypatch):
+    async def test_of_a_prefix_that_own_numbers_have_is_refused_before_stock_is_held(self, market, seller, buyer):
+        """Also while another own number is being written: afterwards the key would be of a request that holds stock."""
+        await market.issue(seller, market.invoice(buyer, market.line(1, sku=""), number="INV/2627/7"))
+        async with locked(market, self.NAMES, name_locks.bucket(seller.merchant_id)):
+            refusal = await outcome(
+                market, market.invoices.CreateInvoice, market.invoice(buyer, market.line(1)), seller
+            )
+            assert (refusal.code, refusal.reason) == ("INVALID_ARGUMENT", "VALIDATION_FAILED")
+        assert await market.stock(seller) == (100, 0)
+
+    @pytest.mark.parametrize(
+        "failure", [DependencyDown("the invoice database"), asyncpg.QueryCanceledError("too long")]
+    )
+    async def test_whose_second_look_fails_frees_its_key(self, market, seller, buyer, monkeypatch, failure):
         """In its lane a request is checked again; refused there, its key is not under way for ever."""
         key, request = fresh_key(), market.invoice(buyer, market.line(1, sku=""))
         await market.issue(seller, market.invoice(buyer, market.line(1, sku="")))
 
         async def second_look_fails(_room, _calls):
-            raise DependencyDown("the invoice database")
+            raise failure
 
         monkeypatch.setattr(lanes, "check", second_look_fails)
         async with locked(market, self.LOCK, seller.merchant.merchant_id):

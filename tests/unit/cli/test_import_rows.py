@@ -48,11 +48,15 @@ class TestJsonLines:
             ('{"doc_type": "XX"}', "XX"),
             ("{", "Expecting"),
             ('{"idempotency_key": "\\ud800-half-a-pair-01", "invoice": {}}', "surrogates not allowed"),
+            ('{"\\ud800": 1, "invoice": {}}', "found \\ud800 beside the invoice"),
+            ('{"\\ud800": 1, "\\ud800": 2}', "found \\ud800 twice"),
         ],
     )
     def test_what_is_no_invoice_is_named_with_its_line_and_the_others_go_on(self, tmp_path, line, words):
-        """A float, a name twice, an unknown field, broken JSON: this line is refused, the next is read."""
+        """A float, a name twice, an unknown field, broken JSON: this line is refused, the next is read. Whatever the
+        line has in it, what is said of it is text, for it goes into the report."""
         bad, good = read(tmp_path, f'{line}\n{{"lines": [{LINE}]}}\n')
+        assert (bad.key + bad.faults[0]).encode()
         assert words in bad.faults[0]
         assert (bad.invoice, good.faults) == (None, [])
 

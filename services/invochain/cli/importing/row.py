@@ -30,5 +30,6 @@ class Row:
 
 
 def words(fault: Exception) -> str:
-    """What a parser says, in one line and without the list of all fields."""
-    return " ".join(str(fault).split("Available Fields")[0].split())
+    """What a parser says, in one line and without the list of all fields; what is no text in it, as an escape."""
+    said = " ".join(str(fault).split("Available Fields")[0].split())
+    return said.encode(errors="backslashreplace").decode()

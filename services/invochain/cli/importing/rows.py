@@ -73,9 +73,10 @@ def _json_rows(file: Any) -> Iterator[Row]:
             if not isinstance(document, dict):
                 raise ValueError("found no object; wanted {...}")
             if isinstance(document.get("invoice"), dict):
-                row.key = str(document.pop(KEY, ""))
-                # Half a surrogate pair is no text: what it cannot be sent as, it is refused for.
-                row.key.encode()
+                key = str(document.pop(KEY, ""))
+                # Half a surrogate pair is no text: it can be neither sent nor reported.
+                key.encode()
+                row.key = key
                 inner = document.pop("invoice")
                 if document:
                     raise ValueError(f"found {', '.join(document)} beside the invoice; only {KEY} may stand there")
