@@ -76,8 +76,9 @@ class Checker:
 
     async def _look(self, rule: Rule, until: float) -> bool:
         """Looks on at one rule; True when that is done. A rule that cannot be looked at is left for the next sweep."""
-        (looking, found), self._looking = self._looking or (look(self._databases, rule, self._lag_s), None), None
+        found: Found | None = None
         try:
+            (looking, found), self._looking = self._looking or (look(self._databases, rule, self._lag_s), None), None
             while True:
                 started = clock.monotonic()
                 found = await anext(looking)
